@@ -1,0 +1,71 @@
+"""What fits on this machine? Weights and cache of every model that the course knows, beside the free memory."""
+
+from dataclasses import dataclass
+
+from labkit.hardware import Machine, estimate_tier, probe_machine
+from labkit.models.choice import SHIPPED, load_reference
+from labkit.models.description import Model, find_models_folder, load_description
+from labkit.units import format_bytes
+
+__all__ = ["Fit", "list_models"]
+
+RESERVE = 0.2  # share of the memory left for activations, the allocator and whatever else runs
+CONTEXT_TOKENS = 4096  # the cache that a fit must have room for: one sequence of this length
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Does a model fit on this machine? `str(fit)` is one line of a table, `reason` the sentence with the numbers.
+
+    `needed_bytes`: weights and the cache of one sequence of 4,096 tokens (or the model's limit). `free_bytes`: what
+    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: meant for the tier of
+    this machine.
+    """
+
+    model: Model
+    role: str
+    tier: str
+    device: str
+    needed_bytes: int
+    free_bytes: int | None
+    has_room: bool
+    is_of_tier: bool
+    reason: str
+
+    def __str__(self) -> str:
+        model = self.model
+        return (
+            f"{'*' if self.is_of_tier else ' '} {'fits' if self.has_room else 'no  '}  {self.tier:<14}  "
+            f"{self.role:<12}  {model.name:<14}  {model.dtype:<8}  {format_bytes(model.weight_bytes):>8} weights, "
+            f"{format_bytes(model.kv_bytes_per_token):>8} cache per token"
+        )
+
+
+def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
+    """Return every model that the course knows, with the bytes it needs and whether they fit, before any download."""
+    machine = machine or probe_machine()
+    known = []
+    for role, name in SHIPPED.items():
+        folder = find_models_folder() / name
+        if folder.is_dir():
+            known.append((load_description(folder, source="shipped", machine=machine), role, "cpu"))
+    known += [(model, row["role"], row["tier"]) for row, model in load_reference()]
+    return tuple(_estimate_fit(*entry, machine) for entry in known)
+
+
+def _estimate_fit(model: Model, role: str, tier: str, machine: Machine) -> Fit:
+    gpu = max(machine.gpus, key=lambda gpu: gpu.memory_bytes or 0, default=None)
+    device = "the CPU" if gpu is None else f"cuda:{gpu.index}"
+    free_bytes = machine.memory_free_bytes if gpu is None else gpu.memory_bytes
+    context = min(CONTEXT_TOKENS, model.config.get("max_position_embeddings") or CONTEXT_TOKENS)
+    needed = model.weight_bytes + context * model.kv_bytes_per_token
+    has_room = free_bytes is not None and needed <= (1 - RESERVE) * free_bytes
+    seen = "an unknown amount is" if free_bytes is None else f"{format_bytes(free_bytes)} are"
+    reason = (
+        f"{model.name} in {model.dtype} needs {format_bytes(model.weight_bytes)} for weights and "
+        f"{format_bytes(needed - model.weight_bytes)} for the cache of {context:,} tokens; "
+        f"{seen} {'free on' if gpu is None else 'in all on'} {device}, of which {RESERVE:.0%} stay in reserve."
+    )
+    if not has_room:
+        reason += " Pick a smaller tier (`labkit models --fits`) or 4-bit."
+    return Fit(model, role, tier, device, needed, free_bytes, has_room, estimate_tier(machine) in tier, reason)

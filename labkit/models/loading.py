@@ -1,0 +1,94 @@
+"""How does a model get into memory? Safetensors only, no foreign code, the dtype that this machine is fast at."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import ModelError
+from labkit.hardware import estimate_tier, probe_machine
+from labkit.models.description import Model, find_models_folder
+from labkit.units import format_bytes
+
+__all__ = ["load_model", "run_explained"]
+
+
+def load_model(model: Model, *, device: str | None = None) -> tuple[Any, Any]:
+    """Load weights and tokenizer; return (model, tokenizer), in evaluation mode on `device`.
+
+    `device`: "cpu" or "cuda:0"; by default the first GPU, unless the tier is "cpu". On the CPU one intra-op thread is
+    set: small models are bound by dispatch, and a second, spinning thread made them up to 15 times slower beside
+    another process. Random weights come from seed 0; without a tokenizer.json beside their configuration they use the
+    shipped tokenizer. Raises ModelError.
+    """
+    if "torch" not in sys.modules:  # OpenMP reads it once, when it starts
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if device is None:
+        machine = probe_machine()
+        device = "cuda:0" if machine.gpus and estimate_tier(machine) != "cpu" else "cpu"
+    size = f" ({format_bytes(model.weight_bytes)})"
+    loaded, tokenizer = run_explained(
+        lambda: _load(model, device), name=model.path_or_id, is_hub=model.source == "hub", size=size
+    )
+    if len(tokenizer) > model.config["vocab_size"]:
+        raise ModelError(
+            f"{model.name} has a vocabulary of {model.config['vocab_size']}, its tokenizer gives {len(tokenizer)} ids.",
+            next_step="raise vocab_size in the configuration, or put the right tokenizer.json beside it.",
+        )
+    return loaded.to(device).eval(), tokenizer
+
+
+def run_explained(load: Callable[[], Any], *, name: str, is_hub: bool, size: str = "") -> Any:
+    """Call `load`; what Transformers and the Hub raise becomes a ModelError: what to fetch, and where to put it."""
+    try:
+        return load()
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{error.name} is not installed.", next_step="run `make setup`.") from None
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0][:200]
+        if not is_hub:
+            raise ModelError(f"{Path(name).name} does not load: {first}", next_step="check its files.") from error
+        raise ModelError(
+            f"{name} is not on this machine and could not be fetched: {first}",
+            next_step=f"where there is network, run `hf download {name} --local-dir FOLDER`{size}; then copy FOLDER to "
+            "this machine and set LABKIT_MODEL to its path. LABKIT_TIER=cpu uses the shipped models.",
+        ) from error
+
+
+def _load(model: Model, device: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoTokenizer
+
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if model.source != "random":
+        text_source, loaded = model.path_or_id, _load_weights(model)
+    else:
+        own = Path(model.path_or_id).parent
+        has_own = Path(model.path_or_id).is_file() and (own / "tokenizer.json").is_file()
+        text_source, loaded = own if has_own else find_models_folder() / "python-2m", _make_random(model)
+    return loaded, AutoTokenizer.from_pretrained(text_source, trust_remote_code=False)
+
+
+def _load_weights(model: Model) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    dtype = "auto" if model.dtype.startswith("int") else getattr(torch, model.dtype)
+    if model.weight_bytes < 10**9:
+        logging.disable_progress_bar()  # a bar that is over in a blink is noise in a stored notebook
+    return AutoModelForCausalLM.from_pretrained(
+        model.path_or_id, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    )
+
+
+def _make_random(model: Model) -> Any:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(**model.config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, dtype=getattr(torch, model.dtype), trust_remote_code=False)

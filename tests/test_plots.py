@@ -1,0 +1,81 @@
+import numpy as np
+import plotly.io
+import pytest
+
+from labkit import plots
+from labkit.errors import LabkitError
+
+MANY = list(np.random.default_rng(0).normal(100, 5, 100_000))
+CASES = {"empty": [], "one row": [3.0], "100,000 rows": MANY}
+
+
+def build_all(values):
+    return [
+        plots.plot_token_stream([sorted(values)], title="A finding"),
+        plots.plot_samples({"a": values}, unit="tok/s", title="A finding"),
+        plots.plot_prediction(values, predicted=90.0, unit="tok/s", title="A finding"),
+    ]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_figure_builds_and_survives_a_json_round_trip(case):
+    for figure in build_all(CASES[case]):
+        assert plotly.io.from_json(figure.to_json()) == figure
+
+
+@pytest.mark.parametrize("case", ["empty", "one row"])
+def test_every_figure_has_its_finding_as_title_and_a_text_alternative(case):
+    for figure in build_all(CASES[case]):
+        assert figure.layout.title.text == "A finding"
+        assert plots.format_alternative(figure).startswith("A finding. ")
+
+
+def test_every_figure_has_a_unit_on_its_measured_axis():
+    for figure in build_all([1.0, 2.0, 3.0]):
+        assert figure.layout.xaxis.title.text in ("tok/s", "seconds since the request")
+
+
+def test_backgrounds_are_transparent_so_that_both_themes_work():
+    for figure in build_all([1.0]):
+        assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_the_stream_counts_tokens_from_one():
+    figure = plots.plot_token_stream([[0.5, 0.6, 0.7]], title="t")
+    assert list(figure.data[0].x) == [0.5, 0.6, 0.7]
+    assert list(figure.data[0].y) == [1, 2, 3]
+
+
+def test_every_sample_is_a_dot_and_the_interval_stands_beside_it():
+    values = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
+    dots, median = plots.plot_samples({"a": values}, unit="s", title="t").data
+    assert list(dots.x) == values
+    assert median.x[0] == 12.5
+    # With six samples the order-statistic interval of the median is the whole range.
+    assert (median.error_x.arrayminus[0], median.error_x.array[0]) == (2.5, 2.5)
+
+
+def test_too_few_samples_are_said_to_have_no_interval():
+    figure = plots.plot_samples({"a": [1.0, 2.0]}, unit="s", title="t")
+    assert "n too small" in plots.format_alternative(figure)
+    assert "n = 2" in figure.layout.yaxis.ticktext[0]
+
+
+def test_estimate_and_measurement_have_their_own_colours():
+    figure = plots.plot_prediction([1.0] * 6, predicted=2.0, unit="s", title="t")
+    colours = {trace.name: trace.marker.color for trace in figure.data}
+    assert colours["predicted"] == plots.ESTIMATE
+    assert colours["sample"] == plots.MEASURED
+
+
+def test_a_skipped_prediction_draws_nothing_and_says_so():
+    figure = plots.plot_prediction([1.0] * 6, predicted=None, unit="s", title="t")
+    assert "predicted" not in [trace.name for trace in figure.data]
+    assert "No prediction was made" in plots.format_alternative(figure)
+
+
+def test_a_figure_from_elsewhere_has_no_alternative_and_that_is_an_error():
+    import plotly.graph_objects as go
+
+    with pytest.raises(LabkitError, match="no text alternative"):
+        plots.format_alternative(go.Figure())
