@@ -1,7 +1,7 @@
 """How much work may this run do?
 
-`LABKIT_BUDGET=learner` (the default) gives the repeats of a committed solution; `ci` reduces repeats, request counts and
-settings, never engines, checks or models. Every record names its budget.
+`LABKIT_BUDGET=learner` (the default) gives the repeats of a committed solution; `ci` reduces repeats, request counts
+and settings, never engines, checks or models. Every record names its budget.
 """
 
 import os

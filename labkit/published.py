@@ -61,4 +61,5 @@ def _describe(record, key: str, unit: str) -> tuple[str, str]:
     gpus = record.host.get("gpus") or []
     device = gpus[0]["name"] if gpus else record.host["cpu"]["name"]
     model = record.model or {}
-    return f"{value} ({format_interval(interval)}) {unit}", f"{model.get('name')} ({model.get('source')}), {device}, {record.time[:10]}"
+    what = f"{model.get('name')} ({model.get('source')})"
+    return f"{value} ({format_interval(interval)}) {unit}", f"{what}, {device}, {record.time[:10]}"

@@ -1,22 +1,13 @@
-"""What does it look like? One look for the whole course, one function per kind of figure; each returns the figure.
-
-The look: blue (`ESTIMATE`) is what was computed or predicted, vermilion (`MEASURED`) what was observed; both are of
-the colour-blind safe set of Okabe and Ito (https://jfly.uni-koeln.de/color/). Backgrounds are transparent and text is
-a grey that reads on white and on black, so the figures fit the light and the dark theme. Every figure carries units on
-its axes, its finding as the title, and a text alternative (`format_alternative`) for who does not see it.
-"""
+"""Samples with their interval, and the stream of one request's tokens."""
 
 import itertools
 from collections.abc import Mapping, Sequence
 
-from labkit.errors import LabkitError
+from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, format_alternative, make_figure
 from labkit.stats import summarize
 from labkit.units import format_interval, format_number
 
-__all__ = ["ESTIMATE", "MEASURED", "format_alternative", "plot_prediction", "plot_samples", "plot_token_stream"]
-
-ESTIMATE, MEASURED, NEUTRAL = "#0072B2", "#D55E00", "#7F7F7F"
-WIDTH, HEIGHT = 760, 380  # the width of a notebook's output area in JupyterLab with the file browser open
+__all__ = ["plot_prediction", "plot_samples", "plot_token_stream"]
 
 
 def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
@@ -24,7 +15,7 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
 
     `token_times_s`: for each run the arrival of every token in seconds after that run's start. Any number of runs.
     """
-    figure = _figure(title, x="seconds since the request", y="tokens received (count)")
+    figure = make_figure(title, x="seconds since the request", y="tokens received (count)")
     figure.update_xaxes(rangemode="tozero")
     for k, times in enumerate(token_times_s):
         figure.add_scattergl(
@@ -41,7 +32,7 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
     else:
         spread = "no token was received"
     ends = [times[-1] for times in token_times_s if len(times)]
-    return _with_alternative(
+    return add_alternative(
         figure,
         f"{title}. {len(token_times_s)} runs; {spread}"
         + (f"; the last tokens arrive between {min(ends):.3g} s and {max(ends):.3g} s." if ends else "."),
@@ -53,7 +44,7 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
 
     `samples`: group name to values in `unit`. Below six samples a group has no 95 % interval, and the figure says so.
     """
-    figure = _figure(title, x=unit, y="")
+    figure = make_figure(title, x=unit, y="")
     said = []
     for row, (name, values) in enumerate(samples.items()):
         label = f"{name} (n = {len(values)})"
@@ -81,7 +72,7 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
     names = [f"{name}<br>n = {len(values)}" for name, values in samples.items()]
     rows = list(range(len(names)))  # the first group is on top
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[max(len(names), 1) - 0.4, -0.6], zeroline=False)
-    return _with_alternative(figure, f"{title}. " + ("; ".join(said) or "No groups") + ".")
+    return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No groups") + ".")
 
 
 def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: str, title: str):
@@ -98,35 +89,4 @@ def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: 
         )  # fmt: skip
         said = f"The prediction was {format_number(predicted)} {unit}."
     figure.update_layout(height=260)
-    return _with_alternative(figure, f"{format_alternative(figure)} {said}")
-
-
-def format_alternative(figure) -> str:
-    """Return the figure's text alternative: what it shows, in sentences, with n and spread."""
-    meta = figure.layout.meta or {}
-    if "alternative" not in meta:
-        raise LabkitError(
-            "This figure has no text alternative.", next_step="Build it with a function of labkit.plots."
-        )
-    return meta["alternative"]
-
-
-def _figure(title: str, *, x: str, y: str):
-    """Return an empty figure in the course's look."""
-    import plotly.graph_objects as go
-
-    figure = go.Figure()
-    grid = {"gridcolor": "rgba(127,127,127,0.25)", "zerolinecolor": "rgba(127,127,127,0.4)", "linecolor": NEUTRAL}
-    figure.update_layout(
-        title={"text": title, "font": {"size": 16}, "x": 0.02, "y": 0.97, "yanchor": "top"}, width=WIDTH, height=HEIGHT,
-        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": NEUTRAL, "size": 13},
-        margin={"l": 100, "r": 20, "t": 75, "b": 60},
-        legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
-        xaxis={"title": x, **grid}, yaxis={"title": y, **grid},
-    )  # fmt: skip
-    return figure
-
-
-def _with_alternative(figure, text: str):
-    figure.update_layout(meta={"alternative": text})
-    return figure
+    return add_alternative(figure, f"{format_alternative(figure)} {said}")

@@ -1,0 +1,145 @@
+"""How does a line survive a crash? Append-only JSON Lines files, shared by records (`results`) and events (`progress`).
+
+The rules: one writer at a time (flock), one write() of whole lines, then fsync. A write that fails or stops half-way
+is taken back under the same lock. What a killed process left half-written is closed with a newline before the next
+line, so it can damage only itself; a reader names it and goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["DamagedLine", "Lines", "append_lines", "format_line", "load_lines"]
+
+# File systems without locks (some network and FUSE mounts): O_APPEND and one write are then the only protection.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+@dataclass(frozen=True, slots=True)
+class DamagedLine:
+    """One line that could not be read: the file, the line's number (from 1) and what is wrong with it."""
+
+    file: str
+    line: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a journal holds: `entries` as (line number, object) in file order, and the lines that were skipped."""
+
+    entries: tuple[tuple[int, dict], ...]
+    damaged: tuple[DamagedLine, ...]
+
+
+def format_line(content: dict) -> str:
+    """Write an object as one line: sorted keys, ASCII, no spaces, so that equal contents give equal text.
+
+    NumPy and torch scalars become Python numbers. Raises ValueError for NaN and infinity, TypeError for other types.
+    """
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_plain)
+
+
+def append_lines(path: Path, texts: Iterable[str]) -> None:
+    """Append lines (without their newlines) to a file, all or none of them, and return when they are on the disk.
+
+    Raises OSError (disk full, no permission ...); the lines that were in the file before are untouched.
+    """
+    data = "".join(f"{text}\n" for text in texts).encode("ascii")
+    if not data:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX)
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            data = b"\n" + data  # a killed writer's half line ends here
+        try:
+            written = os.write(descriptor, data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, f"only {written} of {len(data)} bytes could be written", str(path))
+            os.fsync(descriptor)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
+    finally:
+        os.close(descriptor)  # and with it the lock
+    if is_new:
+        _sync_folder(path.parent)
+
+
+def load_lines(path: Path) -> Lines:
+    """Read every line of a file; a damaged one is named and skipped. Raises OSError when the file cannot be opened."""
+    with open(path, "rb") as file:
+        _lock(file.fileno(), fcntl.LOCK_SH)  # not in the middle of another process's write
+        data = file.read()
+    entries, damaged = [], []
+    for number, line, is_whole in _split(data):
+        try:
+            entries.append((number, _parse(line)))
+        except (ValueError, RecursionError) as error:
+            reason = str(error) if is_whole else "half-written: the line stops before its end"
+            damaged.append(DamagedLine(str(path), number, reason))
+    return Lines(tuple(entries), tuple(damaged))
+
+
+def _split(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
+    lines = data.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield number, line, number < len(lines)
+
+
+def _parse(line: bytes) -> dict:
+    try:
+        content = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError:
+        raise ValueError("not text (UTF-8 was expected)") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from None
+    except RecursionError:
+        raise ValueError("not a JSON object (nested too deeply)") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON object was expected, seen: {type(content).__name__}")
+    return content
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number that JSON knows")
+
+
+def _plain(value: object) -> object:
+    if hasattr(value, "tolist"):  # NumPy and torch: scalars and arrays alike
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+def _lock(descriptor: int, how: int) -> None:
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+
+
+def _sync_folder(folder: Path) -> None:
+    # A new file's name is safe only when its folder is on the disk too; not every file system can do this.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

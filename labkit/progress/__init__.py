@@ -1,0 +1,20 @@
+"""What has this learner done? Append-only events, and the state that is derived from them.
+
+`events.py` keeps what happened, `course.py` reads what there is to do, `state.py` puts the two together, `table.py`
+shows it. Nothing here leaves the learner's machine.
+"""
+
+from labkit.progress.course import load_course
+from labkit.progress.events import append_event, export_progress, import_progress, load_events
+from labkit.progress.state import estimate_state
+from labkit.progress.table import format_progress
+
+__all__ = [
+    "append_event",
+    "estimate_state",
+    "export_progress",
+    "format_progress",
+    "import_progress",
+    "load_course",
+    "load_events",
+]

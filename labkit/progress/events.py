@@ -1,0 +1,193 @@
+"""What happened? Events in `progress.jsonl`: one line each, only ever appended, each with its own identity.
+
+An event: {"id": uuid hex, "time": UTC, "kind": "attempt", "exercise": "00.1", "version": 1, "outcome": "passed", ...}.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from labkit.errors import ProgressError
+from labkit.journal import append_lines, format_line, load_lines
+
+__all__ = ["Events", "append_event", "export_progress", "import_progress", "load_events"]
+
+_KINDS = ("attempt", "prediction", "measured", "viewed", "quiz", "note", "complete", "setup")
+_OUTCOMES = ("passed", "failed", "not attempted", "blocked")
+_OWN = {"id", "time", "kind"}
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """All events in file order, each identity once, and `damaged`: (line number, reason) of every line skipped."""
+
+    events: tuple[dict, ...]
+    damaged: tuple[tuple[int, str], ...] = ()
+
+    def __iter__(self) -> Iterator[dict]:
+        return iter(self.events)
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+
+def append_event(kind: str, **fields: object) -> dict:
+    """Record one event and return it when it is safely on the disk.
+
+    kind: attempt, prediction, measured, viewed, quiz, note, complete or setup. Fields: `exercise` ("00.1", "00.p1",
+    "00.q1") or `lab` ("00"), `version`, `outcome` (passed, failed, not attempted, blocked), `sentence`, `value`, ...
+    Raises ProgressError for an unknown kind or outcome, for a value that is no JSON, and when it cannot be written.
+    """
+    if kind not in _KINDS:
+        raise ProgressError(f"event kind {kind!r} is unknown.", next_step=f"Use one of: {', '.join(_KINDS)}.")
+    if taken := sorted(_OWN & fields.keys()):
+        raise ProgressError(f"an event sets {', '.join(taken)} itself.", next_step="Choose another field name.")
+    now = datetime.now(UTC).isoformat(timespec="microseconds")
+    event = {"id": uuid.uuid4().hex, "time": now, "kind": kind, **fields}
+    if reason := _find_fault(event):
+        raise ProgressError(f"this event cannot be recorded: {reason}.", next_step="Correct the call.")
+    try:
+        line = format_line(event)
+    except (TypeError, ValueError) as error:
+        raise ProgressError(
+            f"this event cannot be recorded: {error}.", next_step="Pass finite numbers, text, lists or dicts."
+        ) from error
+    _append([line])
+    return event
+
+
+def load_events() -> Events:
+    """Read all events; without a progress file there are none. A damaged line is named by its number and skipped."""
+    path = _progress_file()
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        return Events(())
+    except OSError as error:
+        raise ProgressError(
+            f"progress cannot be read from {path} ({error.strerror}).",
+            next_step="Check the file's permissions, or set LABKIT_HOME to another folder.",
+        ) from error
+
+
+def export_progress(path: str | Path) -> int:
+    """Write all events into one new file, complete or not at all, and return how many there are.
+
+    A file that is there already is replaced only when nothing in it would be lost; otherwise ProgressError.
+    """
+    path = Path(path).expanduser()
+    if path.resolve() == _progress_file().resolve():
+        raise ProgressError(f"{path} is the progress file itself.", next_step="Choose another name for the export.")
+    events = load_events()
+    known = {event["id"] for event in events}
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.exists():
+            old = _load(path)
+            if old.damaged or not {event["id"] for event in old} <= known:
+                raise ProgressError(
+                    f"{path} is there already and holds something that this export does not.",
+                    next_step="Choose another name, or import that file first.",
+                )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        append_lines(temporary, [format_line(event) for event in events])
+        if not events:
+            temporary.touch()
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ProgressError(
+            f"progress could not be exported to {path} ({error.strerror}).",
+            next_step="Choose a folder that you can write to and that has free space.",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return len(events)
+
+
+def import_progress(path: str | Path) -> Events:
+    """Add the events of an exported file that are not here yet (a union: doing it twice adds nothing).
+
+    Returns the events that were added, with the damaged lines of that file. Raises ProgressError when it is no export.
+    """
+    path = Path(path).expanduser()
+    try:
+        new = _load(path)
+    except OSError as error:
+        raise ProgressError(
+            f"{path} cannot be read ({error.strerror}).", next_step="Name a file that `labkit progress --export` wrote."
+        ) from error
+    if new.damaged and not new.events:
+        raise ProgressError(
+            f"{path} holds no event of this course.", next_step="Name a file that `labkit progress --export` wrote."
+        )
+    known = {event["id"] for event in load_events()}
+    added = tuple(event for event in new if event["id"] not in known)
+    _append([format_line(event) for event in added])
+    return Events(added, new.damaged)
+
+
+def _progress_file() -> Path:
+    if home := os.environ.get("LABKIT_HOME"):
+        return Path(home).expanduser() / "progress.jsonl"
+    data = Path(os.environ.get("XDG_DATA_HOME", ""))
+    if not data.is_absolute():  # also when it is not set: the XDG rule is to ignore a relative one
+        try:
+            data = Path.home() / ".local" / "share"
+        except RuntimeError as error:
+            raise ProgressError(
+                "this user has no home folder to keep progress in.", next_step="Set LABKIT_HOME to a folder."
+            ) from error
+    return data / "labkit" / "progress.jsonl"
+
+
+def _append(lines: list[str]) -> None:
+    path = _progress_file()
+    try:
+        append_lines(path, lines)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fact = f"the disk is full: this step was not recorded in {path}. Earlier progress is untouched."
+            step = "Free some space, then run the cell again."
+        else:
+            fact = f"progress cannot be written to {path} ({error.strerror}). Earlier progress is untouched."
+            step = "Set LABKIT_HOME to a folder that you can write to, then run the cell again."
+        raise ProgressError(fact, next_step=step) from error
+
+
+def _load(path: Path) -> Events:
+    lines = load_lines(path)
+    damaged = [(bad.line, bad.reason) for bad in lines.damaged]
+    events: dict[str, dict] = {}
+    for number, event in lines.entries:
+        if reason := _find_fault(event, is_strict=False):
+            damaged.append((number, reason))
+        else:
+            events.setdefault(event["id"], event)
+    return Events(tuple(events.values()), tuple(sorted(damaged)))
+
+
+def _find_fault(event: dict, *, is_strict: bool = True) -> str:
+    """Say what keeps this from being an event; a reader accepts kinds and outcomes that only a later labkit knows."""
+    for field in ("id", "time", "kind"):
+        if not isinstance(event.get(field), str) or not event[field]:
+            return f"no {field}"
+    try:
+        if datetime.fromisoformat(event["time"]).tzinfo is None:
+            return "a time without its zone"
+    except ValueError:
+        return f"{event['time']!r} is not a time"
+    for field in ("exercise", "lab"):
+        if field in event and not isinstance(event[field], str):
+            return f"{field} must be text such as '00.1', seen: {event[field]!r}"
+    if not isinstance(event.get("version", 1), int):
+        return f"version must be a whole number, seen: {event['version']!r}"
+    if is_strict and event.get("outcome", "passed") not in _OUTCOMES:
+        return f"outcome must be one of {', '.join(_OUTCOMES)}, seen: {event['outcome']!r}"
+    return ""
