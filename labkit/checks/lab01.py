@@ -1,0 +1,208 @@
+"""The checks of lab 01: a stopwatch in virtual time, an interval by its exact coverage, a comparison, three lies."""
+
+import math
+import statistics
+from typing import NoReturn
+
+import numpy as np
+
+from labkit.checks._comparison import COMPARE_MISTAKES, compare_pairs_by_table, list_pairs, make_pairs
+from labkit.checks._intervals import expect_interval
+from labkit.checks._learner import LearnerFunction, tidy
+from labkit.checks._stopwatch import LAUNCH_S, WAIT_S, find_mistake, run_world
+from labkit.checks._traces import shorten
+from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks.listings import LIES, SCRIPTS
+from labkit.views import Outcome
+
+__all__ = ["check_1", "check_2", "check_3", "check_4"]
+
+# 01.1: world, warm-up calls, samples.
+_WORLDS = (
+    ({"works_s": (5.0, 3.0, 1.0, 8.0, 4.0, 2.0), "counts": {"num_warmup": 2, "num_samples": 4}}, 2, 4),
+    ({"works_s": (2.0, 1.0, 6.0), "left_over_s": 7.0, "counts": {"num_warmup": 0, "num_samples": 3}}, 0, 3),
+    ({"works_s": (9.0, 4.0, 3.0, 2.0), "left_over_s": 1.0, "counts": {"num_warmup": 3, "num_samples": 1}}, 3, 1),
+    ({"works_s": tuple(range(20, 7, -1)), "left_over_s": 2.0}, 3, 10),  # the defaults
+)
+
+
+def check_1(measure_seconds) -> Outcome:
+    """The stopwatch, run on a simulated asynchronous device: each sample is launch + work + one synchronization."""
+    expect_function(measure_seconds, "measure_seconds")
+    answers = []
+    for world, num_warmup, num_samples in _WORLDS:
+        got, seen = run_world(measure_seconds, **world)
+        got = got.tolist() if hasattr(got, "tolist") else got
+        _expect_calls(seen, num_warmup, num_samples)
+        if isinstance(got, int | float) and not isinstance(got, bool):
+            fail(f"one number came back ({got}): return every sample. A mean or a minimum can be made from them later.")
+        if not isinstance(got, tuple | list):
+            fail(f"a list of {num_samples} samples is asked for, and this is {shorten(repr(got), 40)}.")
+        answers.append(list(got))
+    rights = [[LAUNCH_S + w + WAIT_S for w in world["works_s"][warm:]] for world, warm, _ in _WORLDS]
+    if answers == rights:
+        return passed("waits for the device on both sides, keeps the warm-up apart and every sample.")
+    if sentence := find_mistake(answers, rights, [num_warmup for _, num_warmup, _ in _WORLDS]):
+        fail(sentence)
+    return _explain_samples(answers, rights)
+
+
+def _expect_calls(seen, num_warmup, num_samples) -> None:
+    asked = num_warmup + num_samples
+    if seen["function"] != asked:
+        what = "the warm-up is missing" if seen["function"] == num_samples else "count the rounds of your loops"
+        were = f"there were {seen['function']}"
+        fail(f"{num_warmup} warm-up calls and {num_samples} samples are {asked} calls; {were}: {what}.")
+    if not seen["clock"]:
+        fail("`clock` was never read: take the time from this argument, not from the time module.")
+    if not seen["synchronize"]:
+        fail("`synchronize` was never called: without it the device is still at work when the clock is read.")
+
+
+def _explain_samples(answers, rights) -> NoReturn:
+    for got, right, (_, num_warmup, num_samples) in zip(answers, rights, _WORLDS, strict=True):
+        if len(got) != len(right):
+            fail(f"{num_samples} samples are asked for (after {num_warmup} warm-up calls), and {len(got)} came back.")
+        for k, (a, b) in enumerate(zip(got, right, strict=True)):
+            if a != b:
+                fail(
+                    f"sample {k} is {a!r}, and {b} s is right: {LAUNCH_S} s for the launch, {b - LAUNCH_S - WAIT_S} s "
+                    f"of work and {WAIT_S} s for one synchronize between the two readings of the clock."
+                )
+    raise AssertionError("some answer differs")
+
+
+# 01.2. n, percentile, confidence. The first n that has a 95 % interval: 6 for p50, 59 for p95, 299 for p99.
+_SIZES = (
+    (6, 50, 0.95), (5, 50, 0.95), (59, 95, 0.95), (58, 95, 0.95), (50, 99, 0.95), (299, 99, 0.95), (298, 99, 0.95),
+    (2, 50, 0.5), (1, 50, 0.5), (10, 50, 0.9), (100, 50, 0.95), (101, 50, 0.99), (80, 90, 0.8), (40, 25, 0.9),
+)  # fmt: skip
+
+
+def check_2(percentile_interval) -> Outcome:
+    """A percentile and its interval; coverage is recomputed, and any pair of ranks that cannot be narrowed is right."""
+    expect_function(percentile_interval, "percentile_interval")
+    _refuse(percentile_interval, ("estimate_percentile_interval", "summarize", "_choose_ranks"))
+    draw = np.random.default_rng(2)
+    for n, q, confidence in _SIZES:
+        samples = [round(float(x), 6) for x in draw.exponential(0.2, size=n) + np.arange(n) * 1e-5]
+        options = {} if confidence == 0.95 else {"confidence": confidence}
+        got = percentile_interval(samples, q, **options)
+        expect_interval(got, samples, q, confidence, where=f"n = {n}, p{q}, confidence {confidence}")
+    if percentile_interval.changed:
+        fail("the samples were sorted in place: work on a copy, their order in time still matters.")
+    return passed("needs no bell curve: 6 samples for p50, 59 for p95, 299 for p99, and below that it says nothing.")
+
+
+def check_3(compare_pairs) -> Outcome:
+    """The paired comparison: cases by a table of t, then how often it cries wolf and what it finds, on seeded data."""
+    expect_function(compare_pairs, "compare_pairs")
+    _refuse(compare_pairs, ("compare",))
+    cases = [Case(compare_pairs_by_table(a, b), (a, b), why=why) for a, b, why in list_pairs()]
+    expect_cases(compare_pairs, cases, COMPARE_MISTAKES, relative=1e-4)
+    draw, found = np.random.default_rng(31), {}
+    for name, options in (("same", {"n": 10}), ("shifted", {"n": 5, "shift": 1.05}),
+                          ("drifting", {"n": 10, "shift": 1.05, "drift": 1.0})):  # fmt: skip
+        verdicts = [compare_pairs(*make_pairs(draw, **options))[3] for _ in range(200)]
+        found[name] = sum(v == "faster" for v in verdicts) + (name == "same") * verdicts.count("slower")
+    if found["same"] > 24 or found["shifted"] < 190 or found["drifting"] < 190:
+        fail(
+            f"of 200 comparisons of a thing with itself {found['same']} found a difference (10 are expected), and a "
+            f"gain of 5 % was found in {found['shifted']} of 200, under drift in {found['drifting']} of 200."
+        )
+    return passed(
+        f"200 comparisons of a thing with itself: {found['same']} false alarms (10 expected). A gain of 5 % was found "
+        f"in {found['shifted']} of 200, and under a drift of 100 % in {found['drifting']} of 200.",
+        {"num_false_alarms": found["same"], "num_found": found["shifted"], "num_found_drifting": found["drifting"]},
+    )
+
+
+def _refuse(learner: LearnerFunction, names: tuple[str, ...]) -> None:
+    """Fail when the learner's function calls the library function that it is to be."""
+    used = set(getattr(getattr(learner.function, "__code__", None), "co_names", ())) & set(names)
+    if used:
+        fail(f"`{used.pop()}` of labkit is the answer itself: write it by hand once, then you may trust the library.")
+
+
+# 01.4: script -> line, lie, and the value that the script should have printed.
+_LOGS = {name: script.log for name, script in SCRIPTS.items()}
+_TRUTH = {
+    "a": (7, "no synchronization", (_LOGS["a"]["done_s"][-1] - _LOGS["a"]["start_s"]) / 5),
+    "b": (8, "warm-up counted", 64 * 8 / math.fsum(_LOGS["b"]["times_s"][2:])),
+    "c": (8, "requested tokens counted", sum(_LOGS["c"]["num_tokens"]) / _LOGS["c"]["seconds"]),
+}
+_LINES = {
+    ("a", 3): "line 3 is right: the queue is empty when the clock starts.",
+    ("a", 4): "line 4 is right: the device is idle when the clock starts.",
+    ("a", 8): "line 8 is true but late: name the line where the false value is read.",
+    ("a", 9): "line 9 divides correctly: one of the two times that it uses is false already.",
+    ("b", 2): "ten calls, of which two warm up, are no lie: name the line where the false value is computed.",
+    ("b", 7): "each of these samples is true, and keeping them is right: what is made of them?",
+    ("b", 9): "line 9 divides correctly: mean_s is false already.",
+    ("c", 2): "to ask for 128 tokens is no lie: where are they counted?",
+    ("c", 5): "line 5 asks for at most 128 tokens; an answer may end earlier. Where are they counted?",
+    ("c", 9): "line 9 divides correctly: num_tokens is false already.",
+}
+_VALUES = {
+    "a": (
+        (statistics.fmean(_LOGS["a"]["done_s"]) - statistics.fmean(_LOGS["a"]["returned_s"]),
+         "the calls wait in the queue, so launch to end counts the same seconds again and again. Take the whole run."),
+        (statistics.fmean(_LOGS["a"]["done_s"]) - _LOGS["a"]["start_s"],
+         "that averages the ends of the calls: take the whole run, from start_s to the end of the last call."),
+        (_LOGS["a"]["done_s"][-1] - _LOGS["a"]["start_s"], "those are the seconds of all five calls: divide by 5."),
+        ((_LOGS["a"]["done_s"][-1] - _LOGS["a"]["done_s"][0]) / 4, "that leaves the first call out: start at start_s."),
+        (5 / (_LOGS["a"]["done_s"][-1] - _LOGS["a"]["start_s"]), "those are calls per second: it prints s per call."),
+    ),
+    "b": (
+        (64 / statistics.fmean(_LOGS["b"]["times_s"][1:]), "only one call was left out: 0 and 1 are the warm-up."),
+        (64 / statistics.median(_LOGS["b"]["times_s"][2:]),
+         "that uses the median: change only the lie, the mean stays."),
+        (64 / min(_LOGS["b"]["times_s"]), "that is the best run: change the lie only, keep the mean."),
+        (statistics.fmean(_LOGS["b"]["times_s"][2:]), "those are seconds per call: the script prints tok/s."),
+        (640 / math.fsum(_LOGS["b"]["times_s"][2:]), "the time of 8 calls, but the tokens of 10: leave both out."),
+    ),
+    "c": (
+        (sum(_LOGS["c"]["num_tokens"]), "those are tokens: divide by the seconds."),
+        (statistics.fmean(_LOGS["c"]["num_tokens"]), "those are the tokens of one answer: take all over the seconds."),
+        (_LOGS["c"]["seconds"] / sum(_LOGS["c"]["num_tokens"]), "that is seconds per token: the script prints tok/s."),
+    ),
+}  # fmt: skip
+
+
+def check_4(answer) -> Outcome:
+    """Three lies: where, which, and what the script should have printed, recomputed from its log."""
+    keys = ("line", "lie", "fixed")
+    shape = f'answer["a"], ["b"] and ["c"] are dicts with the keys {", ".join(keys)}'
+    if not isinstance(answer, dict) or set(answer) != set(SCRIPTS):
+        fail(f"{shape}, and this is {shorten(repr(answer), 60)}.")
+    for name, (line, lie, fixed) in _TRUTH.items():
+        mine = answer[name]
+        if not isinstance(mine, dict) or set(mine) != set(keys):
+            fail(f"{shape}, and the one of script {name} is {shorten(repr(mine), 60)}.")
+        if missing := [key for key in keys if mine[key] is None]:
+            fail(f"script {name}: {', '.join(missing)} is not answered yet.")
+        if mine["lie"] not in LIES:
+            fail(f"script {name}: {mine['lie']!r} is no lie of the list. Choose one of: {'; '.join(LIES)}.")
+        if mine["lie"] != lie:
+            fail(f"script {name}: not {mine['lie']!r} ({LIES[mine['lie']]}). Compare what it printed with its log.")
+        if (got := tidy(mine["line"])) != line:
+            fail(f"script {name}: {_LINES.get((name, got), f'the lie is not in line {got}: find where it happens.')}")
+        _expect_value(name, tidy(mine["fixed"]), fixed)
+    return passed("three believable numbers, 30 times too fast, 33 % too low and 60 % too high: only the lines told.")
+
+
+def _expect_value(name: str, value, right: float) -> None:
+    unit, printed = SCRIPTS[name].unit, float(SCRIPTS[name].printed)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        fail(f"script {name}: fixed is {shorten(repr(value), 40)}, and a number in {unit} is asked for.")
+    if _is_near(value, right):
+        return
+    if _is_near(value, printed):
+        fail(f"script {name}: {value} {unit} is what it printed: compute from the log what it should have printed.")
+    known = next((sentence for wrong, sentence in _VALUES[name] if _is_near(value, wrong)), "")
+    known = known or "change only the lie, then compute the last line from the log."
+    fail(f"script {name}: not {value} {unit}: {known}")
+
+
+def _is_near(value: float, other: float) -> bool:
+    return math.isclose(value, other, rel_tol=2e-3)
