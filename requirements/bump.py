@@ -1,0 +1,168 @@
+"""Try newer pins in a scratch environment and report what they move (`make bump`).
+
+Every `==` of cpu.in becomes `>=` (torch stays unless `--torch` names another: its CPU wheel must exist, and the engines
+are built against it), the resolver answers, and the answer is installed beside a copy of the working tree. Tests and
+solutions run there and in the present environment: what passed before and fails after has moved. Nothing is taken over.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import lock
+
+ROOT = lock.ROOT
+# nbval's words when a stored output and a new one differ: the code still runs, but a number is another one.
+NUMBER_WORDS = ("mismatch", "Cell outputs differ", "Unexpected output fields", "Missing output fields")
+
+
+def relax(text: str, *, torch: str | None = None) -> str:
+    """Requirements with every exact pin turned into a lower bound; torch stays exact, at `torch` if that is given."""
+    lines = []
+    for line in text.splitlines():
+        match = re.match(r"^([A-Za-z0-9._-]+)==(\S+)(.*)$", line)
+        if match and match.group(1) == "torch":
+            line = f"torch=={torch or match.group(2)}{match.group(3)}"
+        elif match:
+            line = f"{match.group(1)}>={match.group(2)}{match.group(3)}"
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def find_torch_options(run=subprocess.run) -> list[list[str]]:
+    """Words for uv, to be tried in turn, that show it torch's CPU wheel: pip's own links, else PyTorch's CPU index."""
+    done = run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
+    links = re.findall(r"^\S*find-links='([^']+)'", done.stdout, flags=re.MULTILINE)
+    words = [word for place in dict.fromkeys(" ".join(links).split()) for word in ("--find-links", place)]
+    return [words, ["--torch-backend", "cpu"]] if words else [["--torch-backend", "cpu"]]
+
+
+def propose(*, torch: str | None = None, resolve=lock.resolve, torch_options=find_torch_options) -> str:
+    """Text of a CPU lock with the newest versions that fit together."""
+    with tempfile.TemporaryDirectory() as scratch:
+        source, overrides = Path(scratch, "cpu.in"), Path(scratch, "overrides.txt")
+        source.write_text(relax((lock.FOLDER / "cpu.in").read_text(encoding="utf-8"), torch=torch), encoding="utf-8")
+        # Without the override of torch: a package that was built for another torch must not be chosen.
+        lines = (lock.FOLDER / "cpu-overrides.txt").read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if not line.startswith("torch==")]
+        overrides.write_text("\n".join(kept) + "\n", encoding="utf-8")
+        problems = []
+        for options in torch_options():
+            try:
+                text = resolve("cpu", upgrade=True, source=source, overrides=overrides, options=options)
+                return lock.format_lock("cpu", text)
+            except lock.ResolveError as error:
+                problems.append(str(error))
+        raise lock.ResolveError("\n".join(problems))
+
+
+def load_outcomes(path: Path) -> dict[str, tuple[str, str]]:
+    """{test: (outcome, message)} of a junit file; outcome is "passed", "failed" or "skipped"."""
+    outcomes = {}
+    for case in ElementTree.parse(path).iter("testcase"):
+        name = f"{case.get('classname', '')}::{case.get('name', '')}"
+        bad = next((child for child in case if child.tag in ("failure", "error")), None)
+        if bad is not None:
+            outcomes[name] = ("failed", f"{bad.get('message') or ''}\n{bad.text or ''}")
+        else:
+            outcomes[name] = ("skipped" if case.find("skipped") is not None else "passed", "")
+    return outcomes
+
+
+def classify(before: dict, after: dict) -> dict[str, list[str]]:
+    """What moved, by kind: {"tests": [...], "labs": [...], "numbers": [...]}; only what passed before counts."""
+    moved = {"tests": [], "labs": [], "numbers": []}
+    for name, (outcome, _) in sorted(before.items()):
+        after_outcome, message = after.get(name, ("failed", "it did not run"))
+        if outcome != "passed" or after_outcome != "failed":
+            continue
+        # nbval's cases come from notebooks; everything else is an ordinary test.
+        if not re.search(r"(?:^|[/.])\d\d_\w+\.?(?:ipynb)?::|\.ipynb", name):
+            kind = "tests"
+        else:
+            kind = "numbers" if any(word in message for word in NUMBER_WORDS) else "labs"
+        moved[kind].append(f"{name}: {message.strip().splitlines()[0] if message.strip() else 'failed'}")
+    return moved
+
+
+def format_report(moves: list[str], moved: dict[str, list[str]] | None) -> str:
+    """The report: pins that moved, then the tests, labs and numbers that moved with them (None: not tried)."""
+    lines = [f"{len(moves)} pins move:", *(f"  {move}" for move in moves)]
+    if moved is None:
+        return "\n".join([*lines, "Dry run: nothing was installed or tested."])
+    for kind, names in moved.items():
+        lines += [f"{len(names)} {kind} moved" + (":" if names else "."), *(f"  {name}" for name in names)]
+    return "\n".join(lines)
+
+
+def copy_tree(target: Path) -> None:
+    """The files that git tracks or would track."""
+    done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=str(ROOT),
+                          capture_output=True, text=True, check=True)
+    for name in filter(None, done.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+
+
+def run_everything(python: Path, tree: Path, scratch: Path, label: str) -> dict[str, tuple[str, str]]:
+    """Outcomes of the tests and of the solutions (budget ci, strict) under one Python in one copy of the tree."""
+    environ = dict(os.environ, LABKIT_HOME=str(scratch / label), LABKIT_RUNS=str(scratch / label / "runs"),
+                   LABKIT_BUDGET="ci", LABKIT_STRICT="1", OMP_WAIT_POLICY="passive",
+                   PATH=f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    outcomes = {}
+    for part, arguments in (
+        ("tests", ["tests"]),
+        ("solutions", ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "600", "solutions"]),
+    ):
+        report = scratch / f"{label}-{part}.xml"
+        print(f"Running {part} with the {label} pins ...", flush=True)
+        command = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junitxml={report}", *arguments]
+        subprocess.run(command, cwd=str(tree), env=environ, stdout=subprocess.DEVNULL)
+        outcomes |= load_outcomes(report) if report.exists() else {}
+    return outcomes
+
+
+def main(arguments=None, *, resolve=lock.resolve, torch_options=find_torch_options) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="resolve only, and print the pins that would move")
+    parser.add_argument("--torch", metavar="VERSION", help="another torch; its CPU wheel must exist")
+    options = parser.parse_args(arguments)
+    try:
+        text = propose(torch=options.torch, resolve=resolve, torch_options=torch_options)
+    except lock.ResolveError as error:
+        print(f"No set of newer versions fits together.\n{error}", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="labkit-bump-") as name:
+        scratch = Path(name)
+        (scratch / "cpu.lock").write_text(text, encoding="utf-8")
+        moves = lock.format_moves(lock.load_pins(lock.FOLDER / "cpu.lock"), lock.load_pins(scratch / "cpu.lock"))
+        if options.dry_run or not moves:
+            print(format_report(moves, None if moves else {"tests": [], "labs": [], "numbers": []}))
+            return 0
+        print(format_report(moves, None).rsplit("\n", 1)[0], flush=True)
+        trees = {label: scratch / f"tree-{label}" for label in ("old", "new")}
+        for tree in trees.values():
+            copy_tree(tree)
+        shutil.copy2(scratch / "cpu.lock", trees["new"] / "requirements" / "cpu.lock")
+        pins = lock.load_pins(scratch / "cpu.lock")
+        (trees["new"] / "environment.yml").write_text(lock.format_environment(pins), encoding="utf-8")
+        command = [sys.executable, "requirements/install.py", "--tier", "cpu"]
+        if subprocess.run(command, cwd=str(trees["new"])).returncode != 0:
+            return 1
+        after = run_everything(trees["new"] / ".venv" / "bin" / "python", trees["new"], scratch, "new")
+        before = run_everything(Path(sys.executable), trees["old"], scratch, "old")
+        moved = classify(before, after)
+    print(format_report(moves, moved))
+    print("Next, to take them: write the versions into requirements/*.in, run `make lock`, `make setup`, `make test`.")
+    return int(any(moved.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
