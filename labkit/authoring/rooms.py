@@ -1,0 +1,61 @@
+"""What did a stored output depend on? Hashes of the rooms that a source imports (all the way down) and of the lock."""
+
+import ast
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+__all__ = ["estimate_room_hashes", "find_imports", "find_lock", "hash_text"]
+
+
+def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str]:
+    """Return {"labkit/stats.py": hash, ...} for every room that `text` reaches; lab `number` adds its own check room.
+
+    `labkit.checks` finds labNN.py at run time, which no import statement shows; so it is added by name.
+    """
+    waiting = find_imports(text)
+    found: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        path = _find_file(root, module)
+        name = path.relative_to(root).as_posix() if path else ""
+        if path is None or name in found:
+            continue
+        source = path.read_text(encoding="utf-8")
+        found[name] = hash_text(source)
+        waiting |= find_imports(source)
+        if module.split(".")[:2] == ["labkit", "checks"]:
+            waiting.add(f"labkit.checks.lab{number}")
+    return dict(sorted(found.items()))
+
+
+def find_imports(text: str) -> set[str]:
+    """Dotted labkit names that a text imports, in functions too; `from labkit import b` gives labkit and labkit.b."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in names if name.split(".")[0] == "labkit"}
+
+
+def find_lock(root: Path) -> Path | None:
+    """The lock that belongs to the installed torch (its CPU builds say +cpu); None where there is no lock file."""
+    try:
+        is_cpu = "+cpu" in metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        is_cpu = True
+    path = root / "requirements" / ("cpu.lock" if is_cpu else "gpu.lock")
+    return path if path.exists() else None
+
+
+def hash_text(text: str) -> str:
+    """First 16 hex digits of the text's sha256: enough to see a change, short enough to read."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+
+
+def _find_file(root: Path, module: str) -> Path | None:
+    base = root.joinpath(*module.split("."))
+    candidates = (base.with_suffix(".py"), base / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)

@@ -1,0 +1,217 @@
+"""One source file becomes two notebooks: cells are read, solution regions are cut out, ids are made from content.
+
+### BEGIN SOLUTION                            in labs/: raise NotImplementedError("exercise 00.1: your code here")
+### BEGIN SOLUTION stub: answer = None        in labs/: answer = None
+...
+### END SOLUTION                              the markers appear in neither notebook
+"""
+
+import ast
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+
+__all__ = ["Cell", "Source", "dump_notebook", "estimate_cells_hash", "find_calls", "load_source", "make_notebook"]
+
+_BEGIN = re.compile(r"^(?P<indent>\s*)### BEGIN SOLUTION(?:\s+stub:\s*(?P<stub>.*\S))?\s*$")
+_END = re.compile(r"^\s*### END SOLUTION\s*$")
+_MARKER = re.compile(r"^\s*#+\s*(BEGIN|END) SOLUTION")
+_KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+_HEADER_KEYS = ("number", "title", "question", "phase", "minutes")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One cell of a source: `kind` is "markdown" or "code", `place` names file and cell for messages."""
+
+    kind: str
+    text: str
+    metadata: dict[str, Any]
+    place: str
+
+    @property
+    def has_region(self) -> bool:
+        """True when the cell contains a solution region."""
+        return any(_BEGIN.match(line) for line in self.text.splitlines())
+
+    def solution_text(self) -> str:
+        """The cell as the solution notebook shows it: answers stay, markers go."""
+        return "\n".join(text for text, role in self._lines() if role != "stub")
+
+    def lab_text(self) -> str:
+        """The cell as the learner sees it: each region is replaced by its stub."""
+        kept = [(text, role) for text, role in self._lines() if role != "answer"]
+        return "\n".join(self._make_stub(text) if role == "stub" else text for text, role in kept)
+
+    def answer_lines(self) -> list[str]:
+        """The lines inside the regions: what must never be readable in a lab."""
+        return [text for text, role in self._lines() if role == "answer"]
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """Yield (line, role): "shared", "answer" or "stub" (the BEGIN line); LabkitError for unbalanced markers."""
+        is_open = False
+        for number, line in enumerate(self.text.splitlines(), start=1):
+            begin = _BEGIN.match(line)
+            if begin and not is_open:
+                is_open = True
+                yield line, "stub"
+            elif _END.match(line) and is_open:
+                is_open = False
+            elif _MARKER.match(line):
+                raise LabkitError(
+                    f"{self.place}: line {number} of the cell has the marker {line.strip()!r} where none is expected.",
+                    next_step="Write '### BEGIN SOLUTION' and '### END SOLUTION' in pairs, not nested.",
+                )
+            else:
+                yield line, "answer" if is_open else "shared"
+        if is_open:
+            raise LabkitError(
+                f"{self.place}: a '### BEGIN SOLUTION' has no '### END SOLUTION'.",
+                next_step="Close the region in the same cell.",
+            )
+
+    def _make_stub(self, line: str) -> str:
+        """Turn a BEGIN line into what the learner finds in its place."""
+        begin = _BEGIN.match(line)
+        indent, stub = begin["indent"], begin["stub"]
+        if stub is not None:
+            return indent + stub
+        exercise = self.metadata.get("solution")
+        if exercise is None or not indent:
+            missing = "it stands at top level, where a raise would stop the lab"
+            if exercise is None:
+                missing = 'its cell has no solution="NN.k"'
+            raise LabkitError(
+                f"{self.place}: a solution region has no stub text, and {missing}.",
+                next_step="Write '### BEGIN SOLUTION stub: answer = None', or move the region into the function.",
+            )
+        return f'{indent}raise NotImplementedError("exercise {exercise}: your code here")'
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A source file, read: `name` is NN_topic, `header` its labkit metadata, `cells` in order, `hash` of the text."""
+
+    path: Path
+    name: str
+    header: dict[str, Any]
+    cells: tuple[Cell, ...]
+    hash: str
+
+    @property
+    def number(self) -> str:
+        """Two digits, as in the file's name."""
+        return self.name[:2]
+
+    def exercise_cards(self) -> list[Cell]:
+        """The Markdown cells that open an exercise."""
+        return [cell for cell in self.cells if "exercise" in cell.metadata]
+
+
+def load_source(path: Path) -> Source:
+    """Read one jupytext percent file; LabkitError when its header lacks a key or does not fit its name."""
+    import jupytext
+
+    text = Path(path).read_text(encoding="utf-8")
+    notebook = jupytext.reads(text, fmt="py:percent")
+    name = Path(path).stem
+    label = f"solutions/src/{Path(path).name}"
+    header = dict(notebook.metadata.get("labkit", {}))
+    missing = [key for key in _HEADER_KEYS if key not in header]
+    if missing:
+        raise LabkitError(
+            f"{label}: the header's labkit block lacks {', '.join(missing)}.",
+            next_step=f"Write all of: {', '.join(_HEADER_KEYS)}.",
+        )
+    if str(header["number"]) != name[:2]:
+        raise LabkitError(
+            f"{label}: the header says lab {header['number']!r}, the file name says {name[:2]!r}.",
+            next_step='Use one number everywhere (quoted in the header: "00").',
+        )
+    cells = tuple(
+        Cell(
+            kind=cell.cell_type,
+            text=cell.source,
+            metadata=dict(cell.metadata),
+            place=f"{label}, cell {position} ({_first_words(cell.source)})",
+        )
+        for position, cell in enumerate(notebook.cells, start=1)
+    )
+    return Source(path=Path(path), name=name, header=header, cells=cells, hash=_hash(text))
+
+
+def make_notebook(source: Source, *, kind: str):
+    """Build the notebook (an nbformat node) of a source; kind is "lab" or "solution". No outputs in either."""
+    from nbformat import v4
+
+    notebook = v4.new_notebook(metadata={"kernelspec": dict(_KERNEL), "language_info": {"name": "python"}})
+    seen: dict[str, int] = {}
+    for cell in source.cells:
+        text = cell.text if cell.kind != "code" else cell.lab_text() if kind == "lab" else cell.solution_text()
+        make = v4.new_markdown_cell if cell.kind == "markdown" else v4.new_code_cell
+        made = make(text.strip("\n"), metadata=_cell_metadata(cell))
+        # Ids come from the content, so an unchanged cell keeps its id in every build and on every machine.
+        digest = _hash(f"{cell.kind}\n{made.source}")[:12]
+        seen[digest] = seen.get(digest, 0) + 1
+        made.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
+        notebook.cells.append(made)
+    notebook.metadata["labkit"] = {key: source.header[key] for key in _HEADER_KEYS} | {
+        "generated": estimate_cells_hash(notebook)
+    }
+    return notebook
+
+
+def dump_notebook(notebook) -> str:
+    """The text that is stored: sorted keys, one space, sources split into lines, a newline at the end."""
+    import nbformat
+
+    return nbformat.writes(notebook, version=4, indent=1, sort_keys=True).rstrip("\n") + "\n"
+
+
+def estimate_cells_hash(notebook) -> str:
+    """Hash of what a person can edit: kind and source of each cell. Outputs, counts, ids and metadata do not matter."""
+    return _hash(json.dumps([[cell.cell_type, cell.source.strip("\n")] for cell in notebook.cells]))
+
+
+def find_calls(cell: Cell, name: str) -> list[str]:
+    """First arguments (string constants) of the calls `name("...")` in a code cell, in order of the text."""
+    if cell.kind != "code":
+        return []
+    try:
+        tree = ast.parse(cell.solution_text())
+    except SyntaxError as error:
+        raise LabkitError(
+            f"{cell.place}: not valid Python: {error.msg} (line {error.lineno} of the cell).",
+            next_step="Mend the cell; magics and shell lines are not used in this course.",
+        ) from error
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id == name
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    ]
+    return [str(node.args[0].value) for node in sorted(calls, key=lambda node: (node.lineno, node.col_offset))]
+
+
+def _cell_metadata(cell: Cell) -> dict[str, Any]:
+    kept = {"tags": list(cell.metadata["tags"])} if cell.metadata.get("tags") else {}
+    ours = {key: cell.metadata[key] for key in ("exercise", "solution") if key in cell.metadata}
+    return kept | ({"labkit": ours} if ours else {})
+
+
+def _first_words(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "empty")
+    return line if len(line) <= 50 else line[:47] + "..."
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

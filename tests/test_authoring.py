@@ -1,0 +1,630 @@
+"""The notebook builder: one source, two notebooks, nobody's work lost."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from labkit.authoring import build_labs, check_labs, check_source, execute_solution, load_source
+from labkit.authoring.__main__ import main
+from labkit.authoring.build import make_course
+from labkit.authoring.execute import clean_outputs
+from labkit.authoring.rooms import estimate_room_hashes, hash_text
+from labkit.authoring.source import dump_notebook, make_notebook
+from labkit.errors import LabkitError
+
+nbformat = pytest.importorskip("nbformat")
+pytest.importorskip("jupytext")
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = """# ---
+# jupyter:
+#   labkit:
+#     number: "00"
+#     title: Sample
+#     question: Does it build?
+#     phase: 0
+#     minutes: 10
+# ---
+"""
+BODY = '''
+# %% [markdown]
+# # Sample
+
+# %%
+import math
+
+check = complete = predict = quiz = lambda *given, **named: None
+
+# %% tags=["nbval-check-output"]
+print(math.comb(4, 2))
+
+# %% [markdown] exercise="00.1" title="Double it" minutes=5 difficulty=2 version=3
+# ### Exercise
+# <details><summary>Hint 1</summary>Add.</details>
+# <details><summary>Hint 2</summary>Add it to itself.</details>
+
+# %% solution="00.1"
+def double(x):
+    """Return twice x."""
+    ### BEGIN SOLUTION
+    secret_sum = x + x
+    return secret_sum
+    ### END SOLUTION
+
+# %%
+check("00.1", double)
+
+# %% solution="00.p1"
+### BEGIN SOLUTION stub: predict("00.p1", None, unit="s")
+predict("00.p1", 7, unit="s")
+### END SOLUTION
+
+# %% solution="00.q1"
+### BEGIN SOLUTION stub: quiz("00.q1")
+quiz("00.q1", "b")
+### END SOLUTION
+
+# %%
+complete("00")
+'''
+
+
+def make_root(folder, *, body=BODY, name="00_sample.py"):
+    (folder / "solutions" / "src").mkdir(parents=True)
+    (folder / "solutions" / "src" / name).write_text(HEADER + body, encoding="utf-8")
+    return folder
+
+
+def load_sample(folder, *, body=BODY):
+    return load_source(make_root(folder, body=body) / "solutions" / "src" / "00_sample.py")
+
+
+def edit_source(root, old, new):
+    path = root / "solutions" / "src" / "00_sample.py"
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def texts(notebook):
+    return [cell.source for cell in notebook.cells]
+
+
+def read_lab(root, name="00_sample.ipynb"):
+    return nbformat.read(root / "labs" / name, as_version=nbformat.NO_CONVERT)
+
+
+def save_lab(root, notebook, name="00_sample.ipynb"):
+    # As JupyterLab saves: other key order, outputs, counts, a fuller language_info.
+    (root / "labs" / name).write_text(json.dumps(notebook, indent=2), encoding="utf-8")
+
+
+# Building
+
+
+def test_a_region_inside_a_function_becomes_a_raise_at_its_own_indentation(tmp_path):
+    lab = make_notebook(load_sample(tmp_path), kind="lab")
+    stub = 'def double(x):\n    """Return twice x."""\n    raise NotImplementedError("exercise 00.1: your code here")'
+    assert stub in texts(lab)
+
+
+def test_a_top_level_region_becomes_its_stub_text(tmp_path):
+    lab = make_notebook(load_sample(tmp_path), kind="lab")
+    assert 'quiz("00.q1")' in texts(lab)
+    assert 'predict("00.p1", None, unit="s")' in texts(lab)
+
+
+def test_the_solution_keeps_answers_and_neither_notebook_shows_markers(tmp_path):
+    source = load_sample(tmp_path)
+    solution, lab = make_notebook(source, kind="solution"), make_notebook(source, kind="lab")
+    assert 'quiz("00.q1", "b")' in texts(solution)
+    assert any("secret_sum = x + x" in text for text in texts(solution))
+    assert "secret_sum" not in dump_notebook(lab)
+    assert '\\"b\\"' not in dump_notebook(lab)
+    assert "SOLUTION" not in dump_notebook(lab) + dump_notebook(solution)
+
+
+def test_two_builds_give_the_same_bytes_and_a_valid_notebook(tmp_path):
+    source = load_sample(tmp_path)
+    first, second = make_notebook(source, kind="lab"), make_notebook(source, kind="lab")
+    assert dump_notebook(first) == dump_notebook(second)
+    nbformat.validate(first)
+
+
+def test_ids_follow_the_content_and_equal_cells_get_a_suffix(tmp_path):
+    twice = BODY.replace("# %%\ncheck(", "# %%\nprint(1)\n\n# %%\nprint(1)\n\n# %%\ncheck(")
+    before = make_notebook(load_sample(tmp_path / "a"), kind="lab")
+    after = make_notebook(load_sample(tmp_path / "b", body=twice), kind="lab")
+    new_ids = [cell.id for cell in after.cells if cell.source == "print(1)"]
+    assert new_ids[1] == f"{new_ids[0]}-2"
+    assert [cell.id for cell in after.cells if cell.source != "print(1)"] == [cell.id for cell in before.cells]
+
+
+def test_a_lab_has_no_outputs_and_carries_its_own_stamp(tmp_path):
+    lab = make_notebook(load_sample(tmp_path), kind="lab")
+    assert all(not cell.outputs and cell.execution_count is None for cell in lab.cells if cell.cell_type == "code")
+    assert lab.metadata.labkit.number == "00"
+    assert len(lab.metadata.labkit.generated) == 64
+
+
+def test_the_course_table_lists_exercises_predictions_and_quiz_questions(tmp_path):
+    (lab,) = make_course([load_sample(tmp_path)])["labs"]
+    assert lab["exercises"] == [
+        {
+            "id": "00.1",
+            "title": "Double it",
+            "minutes": 5,
+            "difficulty": 2,
+            "version": 3,
+            "is_stretch": False,
+            "blocked_on": [],
+        }
+    ]
+    assert (lab["predictions"], lab["quiz"], lab["name"]) == (["00.p1"], ["00.q1"], "00_sample")
+
+
+def test_stretch_and_blocked_tiers_reach_the_course_table(tmp_path):
+    body = BODY.replace("version=3", 'version=3 stretch=true blocked_on="cpu, t4"')
+    (lab,) = make_course([load_sample(tmp_path, body=body)])["labs"]
+    assert lab["exercises"][0]["is_stretch"] is True
+    assert lab["exercises"][0]["blocked_on"] == ["cpu", "t4"]
+
+
+# Rules
+
+
+def test_the_sample_breaks_no_rule(tmp_path):
+    assert check_source(load_sample(tmp_path)) == []
+
+
+ONE_LINE_TOO_MANY = "# %%\n" + "\n".join(f"print({k})" for k in range(16)) + "\n"
+BROKEN = {
+    "missing end": ("    ### END SOLUTION\n\n# %%\ncheck", "\n# %%\ncheck", r"cell 5.*no '### END SOLUTION'"),
+    "end without begin": ("    ### BEGIN SOLUTION\n    secret", "    secret", r"cell 5.*'### END SOLUTION'.*pairs"),
+    "marker with a typo": ("    ### BEGIN SOLUTION\n    s", "    #### BEGIN SOLUTION\n    s", r"cell 5.*#### BEGIN"),
+    "region without stub": (' stub: quiz("00.q1")', "", r"cell 8.*no stub text.*top level"),
+    "stub of another id": ('stub: quiz("00.q1")', 'stub: quiz("00.q2")', r'cell 8.*"00.q1".*not both'),
+    "unknown exercise": ('check("00.1", double)', 'check("00.1", double)\ncheck("00.7", 1)', r'cell 6.*"00.7".*00\.1'),
+    "unknown solution": ('solution="00.1"', 'solution="00.9"', r"cell 5.*unknown exercise '00.9'"),
+    "exercise without check": ('check("00.1", double)', "pass", r"cell 4.*00\.1 has no check cell"),
+    "exercise without stub": (' solution="00.1"', "", r"cell 4.*00\.1 has no stub cell"),
+    "exercise of another lab": ('exercise="00.1"', 'exercise="01.1"', r"cell 4.*'01.1' is no exercise of lab 00"),
+    "card without minutes": (" minutes=5", "", r"cell 4.*lacks minutes"),
+    "one hint only": ("# <details><summary>Hint 2</summary>Add it to itself.</details>\n", "", r"cell 4.*fewer than 2"),
+    "a second importing cell": ("# %%\ncheck(", "# %%\nimport os\n\n# %%\ncheck(", r"cell 6 \(import os\).*setup cell"),
+    "an import in a function": (
+        "    secret_sum = x",
+        "    import os\n    secret_sum = x",
+        r"cell 5.*setup cell is the only one that imports",
+    ),
+    "sixteen lines": ("# %%\ncheck(", ONE_LINE_TOO_MANY + "\n# %%\ncheck(", r"cell 6.*16 lines in the lab"),
+    "a pip magic": ("print(math", "# %pip install x\nprint(math", r"cell 3.*magic"),
+    "a shell line": ("print(math", "# !ls\nprint(math", r"cell 3.*shell line"),
+    "os.chdir": ("print(math.comb(4, 2))", 'math.os.chdir("..")', r"cell 3.*os\.chdir"),
+    "sys.path": ("print(math.comb(4, 2))", "print(math.sys.path)", r"cell 3.*sys\.path"),
+    "torch.cuda": ("print(math.comb(4, 2))", "print(torch.cuda)", r"cell 3.*labkit\.hardware"),
+    "is_available": ("print(math.comb(4, 2))", "print(x.is_available())", r"cell 3.*is_available"),
+    "not Python": ("print(math.comb(4, 2))", "print(math.comb(4, 2)", r"cell 3.*not valid Python"),
+    "a stub that is not Python": ('stub: quiz("00.q1")', 'stub: quiz("00.q1"', r"cell 8.*learner's version"),
+    "no completion": ('# %%\ncomplete("00")', '# %%\nprint("00")', r"complete\(\) is called for no lab"),
+    "quiz id of another lab": ('"00.q1"', '"01.q1"', r"cell 8.*"),
+    "quiz twice": ('# %%\ncomplete("00")', '# %%\nquiz("00.q1")\ncomplete("00")', r"cell 9.*00\.q1 is there 2 times"),
+    "card twice": ("# %%\ncheck(", '# %% [markdown] exercise="00.1"\n# x\n\n# %%\ncheck(', r"cell 6.*there 2 times"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_rule_is_a_sentence_with_file_and_cell(tmp_path, name):
+    old, new, expected = BROKEN[name]
+    assert BODY.count(old) >= 1
+    problems = "\n".join(check_source(load_sample(tmp_path, body=BODY.replace(old, new))))
+    assert "solutions/src/00_sample.py" in problems
+    assert re.search(expected, problems), problems
+
+
+def test_a_build_of_a_broken_source_writes_nothing(tmp_path):
+    root = make_root(tmp_path, body=BODY.replace('check("00.1", double)', "pass"))
+    with pytest.raises(LabkitError, match=r"00\.1 has no check cell.*Next: "):
+        build_labs(root)
+    assert not (root / "labs").exists()
+
+
+def test_thirty_lines_are_allowed_where_the_learner_writes(tmp_path):
+    long_answer = "    secret_sum = x + x\n" * 24
+    body = BODY.replace("    secret_sum = x + x\n", long_answer)
+    assert check_source(load_sample(tmp_path / "a", body=body)) == []
+    longer = check_source(load_sample(tmp_path / "b", body=body.replace(long_answer, long_answer * 2)))
+    assert "30 are allowed" in longer[0]
+
+
+def test_hardware_may_be_asked_in_a_blocked_section_and_only_there(tmp_path):
+    blocked = BODY.replace("version=3", 'version=3 blocked_on="cpu"')
+    inside = blocked.replace("secret_sum = x + x", "secret_sum = torch.cuda.device_count()")
+    assert check_source(load_sample(tmp_path / "a", body=inside)) == []
+    after = '# %% [markdown]\n# ## Next section\n\n# %%\nprint(torch.cuda)\n\n# %%\ncomplete("00")'
+    outside = inside.replace('# %%\ncomplete("00")', after)
+    assert "torch.cuda" in "".join(check_source(load_sample(tmp_path / "b", body=outside)))
+
+
+def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path):
+    root = make_root(tmp_path, name="01_sample.py")
+    with pytest.raises(LabkitError, match=r"01_sample\.py.*lab '00'.*'01'"):
+        load_source(root / "solutions" / "src" / "01_sample.py")
+
+
+def test_a_header_without_a_question_is_refused(tmp_path):
+    root = make_root(tmp_path)
+    edit_source(root, "#     question: Does it build?\n", "")
+    with pytest.raises(LabkitError, match="lacks question"):
+        load_source(root / "solutions" / "src" / "00_sample.py")
+
+
+# Updates and a learner's work
+
+
+@pytest.fixture
+def built(tmp_path):
+    root = make_root(tmp_path)
+    build_labs(root)
+    return root
+
+
+def test_an_untouched_lab_is_updated_even_when_jupyterlab_saved_it_with_outputs(built):
+    lab = read_lab(built)
+    lab.cells[1].outputs = [nbformat.v4.new_output("stream", text="6\n")]
+    lab.cells[1].execution_count = 3
+    lab.metadata.language_info = {"name": "python", "version": "3.11.2"}
+    lab.cells[1].metadata["trusted"] = True
+    save_lab(built, lab)
+    edit_source(built, "# # Sample", "# # Sample, second edition")
+    build_labs(built)
+    assert read_lab(built).cells[0].source == "# Sample, second edition"
+    assert not list((built / "labs").glob("*.new.ipynb"))
+
+
+def test_an_edited_lab_is_kept_and_the_new_one_is_written_beside_it(built):
+    lab = read_lab(built)
+    lab.cells[4].source = "def double(x):\n    return 2 * x"
+    save_lab(built, lab)
+    before = (built / "labs" / "00_sample.ipynb").read_bytes()
+    edit_source(built, "# # Sample", "# # Sample, second edition")
+    report = build_labs(built)
+    assert (built / "labs" / "00_sample.ipynb").read_bytes() == before
+    assert read_lab(built, "00_sample.new.ipynb").cells[0].source == "# Sample, second edition"
+    assert any("you edited it" in note and "00_sample.new.ipynb" in note for note in report.notes)
+
+
+def test_an_edited_lab_of_an_unchanged_source_gets_no_second_file(built):
+    lab = read_lab(built)
+    lab.cells[4].source = "def double(x):\n    return 2 * x"
+    save_lab(built, lab)
+    report = build_labs(built)
+    assert not list((built / "labs").glob("*.new.ipynb"))
+    assert any("holds your work" in note for note in report.notes)
+
+
+def test_a_new_version_that_was_edited_too_is_not_overwritten(built):
+    lab = read_lab(built)
+    lab.cells[4].source = "mine"
+    save_lab(built, lab)
+    save_lab(built, lab, "00_sample.new.ipynb")
+    edit_source(built, "# # Sample", "# # Sample, second edition")
+    report = build_labs(built)
+    assert read_lab(built, "00_sample.new.ipynb").cells[4].source == "mine"
+    assert any("merge" in note for note in report.notes)
+
+
+def test_a_notebook_without_our_stamp_counts_as_somebodys_work(built):
+    lab = read_lab(built)
+    del lab.metadata["labkit"]
+    save_lab(built, lab)
+    build_labs(built)
+    assert "labkit" not in read_lab(built).metadata
+
+
+# Checking
+
+
+def store_solution(root):
+    """Store a solution as execute_solution does, without running a kernel."""
+    from labkit.authoring import execute
+
+    source = load_source(root / "solutions" / "src" / "00_sample.py")
+    notebook = make_notebook(source, kind="solution")
+    notebook.metadata["labkit"]["executed"] = execute._stamp(root, source)
+    (root / "solutions" / "00_sample.ipynb").write_text(dump_notebook(notebook), encoding="utf-8")
+
+
+def test_a_fresh_build_has_no_problems(built):
+    store_solution(built)
+    report = check_labs(built)
+    assert (report.problems, report.notes) == ((), ())
+
+
+def test_a_lab_that_is_not_equal_to_its_source_is_named(built):
+    store_solution(built)
+    lab = read_lab(built)
+    lab.cells[0].source = "# Something else"
+    save_lab(built, lab)
+    assert any(p.startswith("labs/00_sample.ipynb: was edited") for p in check_labs(built).problems)
+
+
+def test_a_changed_source_makes_lab_and_solution_stale(built):
+    store_solution(built)
+    edit_source(built, "# # Sample", "# # Sample, second edition")
+    problems = check_labs(built).problems
+    assert any("labs/00_sample.ipynb: is not equal to its source" in problem for problem in problems)
+    assert any("solutions/00_sample.ipynb: its source has changed since it was executed" in p for p in problems)
+
+
+def test_a_solution_that_was_edited_by_hand_is_named(built):
+    store_solution(built)
+    path = built / "solutions" / "00_sample.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("x + x", "x * 2"), encoding="utf-8")
+    assert any("its cells are not those of its source" in problem for problem in check_labs(built).problems)
+
+
+def test_missing_and_extra_notebooks_and_an_old_course_table_are_named(built):
+    save_lab(built, read_lab(built), "07_stranger.ipynb")
+    (built / "labs" / "course.json").write_text("{}\n", encoding="utf-8")
+    (built / "labs" / "00_sample.ipynb").unlink()
+    problems = "\n".join(check_labs(built).problems)
+    assert "labs/00_sample.ipynb: is missing" in problems
+    assert "solutions/00_sample.ipynb: is missing" in problems
+    assert "labs/07_stranger.ipynb: has no source" in problems
+    assert "labs/course.json: is not what the sources say" in problems
+
+
+def test_work_in_a_checkout_is_a_note_while_the_committed_lab_is_right(built):
+    store_solution(built)
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=built, check=True, capture_output=True)
+    lab = read_lab(built)
+    lab.cells[4].source = "mine"
+    save_lab(built, lab)
+    report = check_labs(built)
+    assert report.problems == ()
+    assert "was run or edited here" in report.notes[0]
+
+
+def test_changed_rooms_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
+    root = make_root(tmp_path, body=BODY.replace("import math\n", "import math\nfrom labkit import units\n"))
+    (root / "labkit").mkdir()
+    (root / "labkit" / "__init__.py").write_text("")
+    (root / "labkit" / "units.py").write_text("A = 1\n")
+    (root / "requirements").mkdir()
+    for name in ("cpu.lock", "gpu.lock"):
+        (root / "requirements" / name).write_text("numpy==2.2.6\n")
+    build_labs(root)
+    store_solution(root)
+    assert check_labs(root).notes == ()
+    (root / "labkit" / "units.py").write_text("A = 2\n")
+    for name in ("cpu.lock", "gpu.lock"):
+        (root / "requirements" / name).write_text("numpy==2.3.0\n")
+    report = check_labs(root)
+    assert report.problems == ()
+    assert "executed with older rooms: labkit/units.py" in report.notes[0]
+    assert "executed with an older requirements/" in report.notes[1]
+
+
+def test_rooms_are_followed_all_the_way_down_and_the_check_room_is_added(tmp_path):
+    rooms = {
+        "__init__.py": "",
+        "units.py": "",
+        "stats.py": "def f():\n    from labkit.units import x\n",
+        "results.py": "import labkit.stats\n",
+        "alone.py": "",
+        "checks/__init__.py": "",
+        "checks/lab00.py": "from labkit import roofline\n",
+        "checks/lab01.py": "",
+        "roofline.py": "",
+    }
+    for name, text in rooms.items():
+        (tmp_path / "labkit" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "labkit" / name).write_text(text)
+    found = estimate_room_hashes(tmp_path, text="from labkit import results\nfrom labkit.checks import c", number="00")
+    reached = ("__init__", "checks/__init__", "checks/lab00", "results", "roofline", "stats", "units")
+    assert list(found) == [f"labkit/{name}.py" for name in reached]
+    assert found["labkit/stats.py"] == hash_text(rooms["stats.py"])
+
+
+# Outputs
+
+
+def notebook_with(*outputs):
+    cell = nbformat.v4.new_code_cell("x", outputs=list(outputs), metadata={"execution": {"iopub.status.idle": "now"}})
+    info = {"name": "python", "version": "3.11.2"}
+    return nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": {}, "language_info": info})
+
+
+def clean(*outputs, hidden=None):
+    notebook = notebook_with(*outputs)
+    clean_outputs(notebook, hidden=hidden or {})
+    return notebook
+
+
+def test_local_paths_become_words_in_text_html_and_figures():
+    text = nbformat.v4.new_output("stream", text="saved /home/me/course/data/runs/a.json\nin /home/me/course\n")
+    html = nbformat.v4.new_output("display_data", {"text/html": "<b>/home/me/x</b>"})
+    figure = nbformat.v4.new_output(
+        "display_data", {"application/vnd.plotly.v1+json": {"data": [{"text": ["/home/me/course/y"]}]}}
+    )
+    hidden = {"/home/me/course": ".", "/home/me": "~"}
+    first, second, third = clean(text, html, figure, hidden=hidden).cells[0].outputs
+    assert first.text == "saved data/runs/a.json\nin .\n"
+    assert second.data["text/html"] == "<b>~/x</b>"
+    assert third.data["application/vnd.plotly.v1+json"]["data"][0]["text"] == ["y"]
+
+
+def test_a_path_that_only_begins_alike_is_left_alone():
+    output = nbformat.v4.new_output("stream", text="/home/mexico and a/home/me\n")
+    assert clean(output, hidden={"/home/me": "~"}).cells[0].outputs[0].text == "/home/mexico and a/home/me\n"
+
+
+def test_timing_metadata_python_version_and_widget_state_are_dropped():
+    notebook = clean(nbformat.v4.new_output("stream", text="a\n"))
+    assert notebook.metadata == {"language_info": {"name": "python"}}
+    assert "execution" not in notebook.cells[0].metadata
+
+
+def test_a_line_that_was_overwritten_keeps_its_last_state():
+    output = nbformat.v4.new_output("stream", text="10 %\r50 %\r100 %\ndone\r\n")
+    assert clean(output).cells[0].outputs[0].text == "100 %\ndone\n"
+
+
+def test_pieces_of_one_stream_are_joined_and_the_order_of_kinds_is_kept():
+    pieces = [("stdout", "a"), ("stdout", "b\n"), ("stderr", "w\n"), ("stdout", "c\n")]
+    outputs = clean(*(nbformat.v4.new_output("stream", name=n, text=t) for n, t in pieces)).cells[0].outputs
+    assert [(one.name, one.text) for one in outputs] == [("stdout", "ab\n"), ("stderr", "w\n"), ("stdout", "c\n")]
+
+
+def test_a_picture_stays_beside_its_figure_and_scripts_and_widgets_go():
+    figure = {"application/vnd.plotly.v1+json": {"data": []}, "image/png": "iVBORw0KGgo="}
+    live = {"application/vnd.jupyter.widget-view+json": {"model_id": "a"}, "text/html": "<script>x</script>"}
+    outputs = (
+        clean(nbformat.v4.new_output("display_data", figure), nbformat.v4.new_output("display_data", live))
+        .cells[0]
+        .outputs
+    )
+    assert [dict(output.data) for output in outputs] == [figure]
+
+
+# Executing (a real kernel)
+
+
+def have_kernel(monkeypatch):
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("nbclient")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+
+
+@pytest.mark.slow
+def test_an_executed_solution_is_stored_with_outputs_and_stamp_and_is_not_stale(built, monkeypatch):
+    have_kernel(monkeypatch)
+    body = 'print(math.comb(4, 2))\nprint(__import__("os").getcwd())'
+    edit_source(built, "print(math.comb(4, 2))", body)
+    build_labs(built)
+    path = execute_solution(built, "00")
+    notebook = nbformat.read(path, as_version=nbformat.NO_CONVERT)
+    assert notebook.cells[2].outputs[0].text == "6\nsolutions\n"
+    assert notebook.metadata.labkit.executed.budget == "learner"
+    assert str(built) not in path.read_text(encoding="utf-8")
+    assert check_labs(built).problems == ()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("raise ValueError('seven')", "ValueError: seven"),
+        ("os._exit(3)", "[Kk]ernel died"),
+        ("print('x' * 600_000)", 'KB, at most 500 KB travel.*begins with "print'),
+    ],
+)
+def test_a_run_that_is_not_fit_to_be_shown_is_not_stored(built, monkeypatch, line, sentence):
+    have_kernel(monkeypatch)
+    edit_source(built, "import math\n", "import math\nimport os\n")
+    edit_source(built, "print(math.comb(4, 2))", line)
+    with pytest.raises(LabkitError, match=sentence):
+        execute_solution(built, "00")
+    assert not (built / "solutions" / "00_sample.ipynb").exists()
+
+
+def test_executing_an_unknown_lab_names_the_known_ones(built):
+    with pytest.raises(LabkitError, match=r"no source of lab '42'.*00"):
+        execute_solution(built, "42")
+
+
+# The command line
+
+
+def test_the_command_exits_with_1_and_names_what_is_stale(built, monkeypatch, capsys):
+    (built / "labkit").mkdir()
+    monkeypatch.setenv("LABKIT_COURSE", str(built))
+    store_solution(built)
+    assert main(["--check"]) == 0
+    edit_source(built, "# # Sample", "# # Sample, second edition")
+    assert main(["--check"]) == 1
+    assert "solutions/00_sample.ipynb: its source has changed" in capsys.readouterr().err
+    assert main([]) == 0
+    assert main(["execute", "42"]) == 1
+    assert "There is no source of lab '42'" in capsys.readouterr().err
+
+
+# nbval, as `make test` calls it, on notebooks with planted faults
+
+
+PLANTED = {
+    "10_raises": (["x = 1", "raise ValueError('planted')", "x"], {}, "planted"),
+    "11_kernel_dies": (["import os", "os._exit(0)", "print(1)"], {}, "kernel died while this cell ran"),
+    "12_kernel_dies_last": (["import os", "os._exit(0)"], {}, "kernel died while this cell ran"),
+    "13_kernel_is_killed": (
+        ["import os, threading, time", "threading.Timer(0.3, os._exit, [0]).start()", "time.sleep(2)"],
+        {},
+        "kernel died",
+    ),
+    "14_check_without_stored_output": (["# NBVAL_CHECK_OUTPUT\nprint(1)"], {}, "without stored output"),
+    "15_output_differs": (["# NBVAL_CHECK_OUTPUT\nprint(1)"], {0: "2\n"}, "outputs differ"),
+    "16_over_its_time": (["import time", "time.sleep(60)", "print(1)"], {}, "Timeout"),
+}
+GOOD = [
+    "import os",
+    "# NBVAL_CHECK_OUTPUT\nprint(1 + 1)",
+    "assert os.environ['LABKIT_STRICT'] == '1' and os.environ['LABKIT_BUDGET'] == 'ci'",
+]
+
+
+def write_planted(path, cells, stored):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in cells])
+    for index, text in stored.items():
+        notebook.cells[index].outputs = [nbformat.v4.new_output("stream", text=text)]
+        notebook.cells[index].execution_count = 1
+    nbformat.write(notebook, path)
+
+
+@pytest.fixture(scope="module")
+def nbval_run(tmp_path_factory):
+    """One run of nbval over all planted notebooks: (exit status, text, {notebook: [(outcome, message), ...]})."""
+    pytest.importorskip("nbval")
+    folder = tmp_path_factory.mktemp("planted")
+    write_planted(folder / "19_good.ipynb", GOOD, {1: "2\n"})
+    for name, (cells, stored, _) in PLANTED.items():
+        write_planted(folder / f"{name}.ipynb", cells, stored)
+    shutil.copy(ROOT / "solutions" / "conftest.py", folder / "conftest.py")
+    options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "8", "-p", "no:cacheprovider"]
+    options += ["--rootdir", str(folder), "-c", "/dev/null", "--junitxml", str(folder / "report.xml")]
+    command = [sys.executable, "-m", "pytest", *options, str(folder)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
+    outcomes = {}
+    for case in ElementTree.parse(folder / "report.xml").iter("testcase"):
+        found = [(child.tag, child.get("message", "") + (child.text or "")) for child in case]
+        outcomes.setdefault(case.get("classname"), []).extend(found or [("passed", "")])
+    return done.returncode, done.stdout, outcomes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PLANTED)
+def test_nbval_fails_for(nbval_run, name):
+    status, _, outcomes = nbval_run
+    (found,) = [cells for notebook, cells in outcomes.items() if name in notebook]
+    assert status == 1
+    assert any(outcome == "failure" and PLANTED[name][2] in message for outcome, message in found), found
+    assert all(outcome in ("failure", "passed") for outcome, _ in found), "no cell is skipped or expected to fail"
+
+
+@pytest.mark.slow
+def test_nbval_passes_a_good_notebook_strictly_under_budget_ci(nbval_run):
+    (found,) = [cells for notebook, cells in nbval_run[2].items() if "19_good" in notebook]
+    assert found == [("passed", "")] * 3
+
+
+@pytest.mark.slow
+def test_nbval_prints_the_seconds_per_lab(nbval_run):
+    assert "seconds per lab" in nbval_run[1]
+    assert re.search(r"\d\.\d s  19_good\.ipynb\n", nbval_run[1])

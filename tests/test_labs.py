@@ -1,0 +1,160 @@
+"""The notebooks as they are shipped: equal to their source, without answers, runnable untouched, with outputs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("jupytext")
+nbformat = pytest.importorskip("nbformat")
+
+from labkit.authoring import check_labs  # noqa: E402
+from labkit.authoring.build import load_sources  # noqa: E402
+from labkit.authoring.rules import find_blocked_cells  # noqa: E402
+from labkit.authoring.source import find_calls, make_notebook  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = load_sources(ROOT)
+NAMES = [source.name for source in SOURCES]
+MAX_SOLUTION_BYTES = 500_000
+# Shorter lines (`else:`, `return None`) are no answers.
+MIN_ANSWER_CHARACTERS = 12
+
+every_source = pytest.mark.parametrize("source", SOURCES, ids=NAMES)
+
+
+def read(folder, source):
+    return nbformat.read(ROOT / folder / f"{source.name}.ipynb", as_version=nbformat.NO_CONVERT)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def text_of(outputs):
+    """What a reader of the plain text sees."""
+    parts = [output.text if output.output_type == "stream" else output.get("data", {}) for output in outputs]
+    return "\n".join(part if isinstance(part, str) else str(part.get("text/plain", "")) for part in parts)
+
+
+def has_output_check(cell):
+    tags = [tag.lower() for tag in cell.metadata.get("tags", [])]
+    return "nbval-check-output" in tags or re.search(r"^\s*#\s*NBVAL_CHECK_OUTPUT\s*$", cell.source, re.MULTILINE)
+
+
+# Sources and what is built from them
+
+
+def test_there_is_at_least_one_lab():
+    assert NAMES
+
+
+def test_labs_solutions_and_course_table_are_up_to_date():
+    assert check_labs(ROOT).problems == ()
+
+
+@every_source
+def test_no_answer_line_is_in_a_lab(source):
+    notebook = make_notebook(source, kind="lab")
+    # A hint may quote a part of the answer: that is what it is for, and it is folded.
+    open_text = "\n".join(
+        cell.source if cell.cell_type == "code" else re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
+        for cell in notebook.cells
+    )
+    shown = {line.strip() for line in open_text.splitlines()}
+    answers = {line.strip() for cell in source.cells if cell.kind == "code" for line in cell.answer_lines()}
+    assert {line for line in answers & shown if len(line) >= MIN_ANSWER_CHARACTERS} == set()
+
+
+@every_source
+def test_no_marker_is_left_in_either_notebook(source):
+    for kind in ("lab", "solution"):
+        assert not any("SOLUTION" in cell.source for cell in make_notebook(source, kind=kind).cells)
+
+
+@every_source
+def test_hardware_is_asked_for_in_one_place(source):
+    blocked = find_blocked_cells(source)
+    asking = [
+        cell.place
+        for cell in source.cells
+        if cell.kind == "code" and re.search(r"torch\.cuda|is_available", cell.text) and cell.place not in blocked
+    ]
+    assert asking == []
+
+
+# Stored solutions
+
+
+@every_source
+def test_a_solution_is_small_enough_to_travel(source):
+    assert (ROOT / "solutions" / f"{source.name}.ipynb").stat().st_size <= MAX_SOLUTION_BYTES
+
+
+@every_source
+def test_two_deterministic_cells_of_a_solution_are_compared_with_their_stored_output(source):
+    checked = [cell for cell in code_cells(read("solutions", source)) if has_output_check(cell)]
+    assert len(checked) >= 2
+    assert all(cell.outputs and cell.execution_count for cell in checked)
+
+
+@every_source
+def test_every_cell_of_a_solution_was_run_and_none_failed_or_is_left_out_of_the_test_run(source):
+    cells = code_cells(read("solutions", source))
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
+    assert not any("NBVAL_SKIP" in cell.source for cell in cells)
+    assert not any(tag.lower() == "nbval-skip" for cell in cells for tag in cell.metadata.get("tags", []))
+
+
+@every_source
+def test_every_figure_of_a_solution_has_a_picture_beside_it(source):
+    bundles = [
+        output.data
+        for cell in code_cells(read("solutions", source))
+        for output in cell.outputs
+        if "application/vnd.plotly.v1+json" in output.get("data", {})
+    ]
+    assert bundles, "a lab has at least one figure"
+    assert all("image/png" in bundle for bundle in bundles)
+
+
+@every_source
+def test_every_exercise_of_a_solution_shows_a_pass(source):
+    shown = {}
+    for cell, stored in zip(make_cells(source), code_cells(read("solutions", source)), strict=True):
+        for exercise in find_calls(cell, "check"):
+            shown[exercise] = text_of(stored.outputs)
+    assert shown
+    assert all("passed" in text or "blocked" in text for text in shown.values()), shown
+
+
+def make_cells(source):
+    return [cell for cell in source.cells if cell.kind == "code"]
+
+
+# The untouched lab, in a real kernel
+
+PROBE = """
+import json, sys, psutil
+children = [" ".join(child.cmdline()) for child in psutil.Process().children(recursive=True)]
+print(json.dumps({"loaded": [name for name in ("vllm", "transformers") if name in sys.modules], "children": children}))
+"""
+
+
+@pytest.mark.slow
+@every_source
+def test_an_untouched_lab_runs_starts_no_engine_and_says_not_attempted_once_per_exercise(source, run_notebook):
+    import json
+
+    lab = make_notebook(source, kind="lab")
+    lab.cells.append(nbformat.v4.new_code_cell(PROBE))
+    ran = run_notebook(lab, timeout_s=60)  # a cell that raises or a kernel that dies raises here
+    probe = json.loads(text_of(ran.cells[-1].outputs))
+    assert probe["loaded"] == [], "an untouched lab loads no model"
+    assert probe["children"] == [], "an untouched lab starts no process"
+    counts = {}
+    for cell, stored in zip(make_cells(source), code_cells(ran), strict=False):
+        for exercise in find_calls(cell, "check"):
+            counts[exercise] = text_of(stored.outputs).count("not attempted")
+    assert counts == {card.metadata["exercise"]: 1 for card in source.exercise_cards()}
