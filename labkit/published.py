@@ -62,4 +62,4 @@ def _describe(record, key: str, unit: str) -> tuple[str, str]:
     device = gpus[0]["name"] if gpus else record.host["cpu"]["name"]
     model = record.model or {}
     what = f"{model.get('name')} ({model.get('source')})"
-    return f"{value} ({format_interval(interval)}) {unit}", f"{what}, {device}, {record.time[:10]}"
+    return f"{value} ({format_interval(interval, write=format_number)}) {unit}", f"{what}, {device}, {record.time[:10]}"

@@ -68,7 +68,8 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
             name="median and 95 % interval", legendgroup="median",
             marker={"color": MEASURED, "size": 11, "symbol": "diamond"},
         )  # fmt: skip
-        said.append(f"{label}: median {summary.p50:.4g} {unit}, 95 % interval: {format_interval(interval)}")
+        spread = format_interval(interval, write=format_number)
+        said.append(f"{label}: median {format_number(summary.p50)} {unit}, 95 % interval: {spread}")
     names = [f"{name}<br>n = {len(values)}" for name, values in samples.items()]
     rows = list(range(len(names)))  # the first group is on top
     figure.update_yaxes(tickvals=rows, ticktext=names, range=[max(len(names), 1) - 0.4, -0.6], zeroline=False)
