@@ -288,8 +288,10 @@ if ready("00.3"):
     speeds = {p: [read_stream(r.start_s, r.token_times_s)[1] for r in runs[p]] for p in runs}
     ttfts = [read_stream(r.start_s, r.token_times_s)[0] for r in runs[PROMPT]]
     record = save_record(
-        "00", "decode", model=choice, settings={"num_tokens": 64, "prompt": PROMPT, "control": OTHER_PROMPT},
-        samples={"decode_tok_per_s": speeds[PROMPT], "control_tok_per_s": speeds[OTHER_PROMPT], "ttft_s": ttfts},
+        "00", "decode", model=choice,
+        settings={"num_tokens": 64, "prompt": PROMPT, "control": OTHER_PROMPT},
+        samples={"decode_tok_per_s": speeds[PROMPT], "control_tok_per_s": speeds[OTHER_PROMPT],
+                 "ttft_s": ttfts},
     )  # fmt: skip
     print(f"saved as {record.id}")
 
@@ -306,7 +308,8 @@ if ready("00.3"):
 # %%
 if ready("00.3"):
     times = [[t - run.start_s for t in run.token_times_s] for run in runs[PROMPT]]
-    figure = plot_token_stream(times, title="After the first token the others come at an even pace")
+    first, gap = format_seconds(summarize(ttfts).p50), format_seconds(1 / summary.p50)
+    figure = plot_token_stream(times, title=f"The first token comes after {first}, each next one about {gap} later")
     figure.show()
     print(format_alternative(figure))
 

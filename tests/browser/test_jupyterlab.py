@@ -27,7 +27,7 @@ NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
 @pytest.fixture(scope="session")
 def jupyterlab(tmp_path_factory):
-    """Start JupyterLab on a copy of the notebooks, with its own settings, and yield (URL, token)."""
+    """Start JupyterLab on a copy of the notebooks, with its own settings, and yield (URL, token, home of labkit)."""
     folder = tmp_path_factory.mktemp("jupyterlab")
     for name in ("labs", "solutions"):
         shutil.copytree(ROOT / name, folder / "work" / name)
@@ -54,7 +54,7 @@ def jupyterlab(tmp_path_factory):
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_until_up(f"{url}/api/status?token={token}", process, Path(log.name))
-        yield url, token
+        yield url, token, folder / "home"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
@@ -80,7 +80,8 @@ def browser():
 @pytest.fixture
 def page(browser, jupyterlab):
     """Yield a page on which every request to another machine is aborted and noted in `page.foreign`."""
-    url, _ = jupyterlab
+    url, _, home = jupyterlab
+    shutil.rmtree(home, ignore_errors=True)  # each test is a new learner
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
     page.foreign = []
@@ -129,7 +130,7 @@ def test_the_untouched_lab_00_says_not_attempted_for_each_exercise(page, jupyter
 
 
 def test_jupyterlab_refuses_a_visitor_without_the_token(jupyterlab):
-    url, _ = jupyterlab
+    url, _, _ = jupyterlab
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(f"{url}/api/contents", timeout=10)
     assert refused.value.code == 403
@@ -150,7 +151,7 @@ def _wait_until_up(url: str, process: subprocess.Popen, log: Path, *, deadline_s
 
 def _open(page, jupyterlab, notebook: str) -> None:
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-    url, token = jupyterlab
+    url, token, _ = jupyterlab
     page.goto(f"{url}/lab/tree/{notebook}?reset&token={token}")
     page.wait_for_selector(".jp-Notebook .jp-Cell", timeout=90_000)
     page.evaluate(
