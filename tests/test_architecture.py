@@ -17,7 +17,7 @@ FLOORS = (
     ("errors", "units", "stats", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
     ("hardware", "environment", "models", "results", "progress"),
     ("timing", "memory", "energy", "profiling"),
-    ("generation", "servers", "engine", "quantization", "load", "quality"),
+    ("generation", "servers", "serving", "engine", "quantization", "load", "quality"),
     ("views", "plots", "published"),
     ("checks", "quiz", "report"),
     ("cli", "__main__", "authoring", "colab"),
@@ -30,7 +30,9 @@ HEAVY = {"torch", "transformers", "vllm", "plotly", "IPython", "psutil", "pynvml
 PROGRAMS = {"labkit/servers/transformers_program.py", "labkit/servers/supervisor.py"}
 # A longer module needs a reason; splitting one only to pass the limit is worse.
 MAX_LINES = 300
-LONGER: dict[str, tuple[int, str]] = {}
+LONGER: dict[str, tuple[int, str]] = {
+    "labkit/servers/transformers_program.py": (370, "a program run by its path: one file"),
+}
 MAX_PUBLIC_NAMES = 7
 DRAWERS = {"utils", "helpers", "common", "misc", "util", "helper"}
 MAX_TREE_BYTES = 45_000_000

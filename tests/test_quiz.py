@@ -9,7 +9,7 @@ from labkit.progress import append_event, load_course, load_events
 from labkit.quiz import MIN_WORDS, draw_questions, format_question, load_questions, quiz, run_quiz
 from labkit.views import CheckFailed
 
-BANKS = ["00"]
+BANKS = ["00", "01", "12"]
 OPEN = (
     "A summary cannot be checked or compared again, samples can: from them anyone recomputes the median and its "
     "interval, sees outliers and drift, and tests a new question without measuring once more."

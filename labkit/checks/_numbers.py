@@ -25,7 +25,7 @@ _SKIPPED = re.compile(
     r"\br-\w+|\S+://\S+|\b\d{4}-\d{2}-\d{2}(?:T\S+)?|\b\d+\.\d+\.\d+\S*"
     r"|\b(?:labs?|exercises?|phase|figure|table|section)\s+\d+(?:\.\d+)?", re.IGNORECASE
 )  # fmt: skip
-_PREFIX = re.compile(r"[^\s(\[{=~≈<>±$€\"'/:;,|*`→–—]*$")
+_PREFIX = re.compile(r"[^\s(\[{=~≈<>±$€\"'/:;,|*`→–—]*\Z")
 _SUFFIX = re.compile(r"[ -]?bits?\b|(?:th|st|nd|rd)\b|_|\s?%(?=\s+(?:confidence|interval))")
 _JOIN = re.compile(r"\s*(-|–|to|and|or|,)\s*")
 

@@ -1,0 +1,221 @@
+"""What does one served workload feel like? A small client that sends requests and stamps every chunk that comes back.
+
+    run = run_workload(server, workload.measured)
+    run.tok_per_s, [request.ttft_s for request in run.requests]
+
+One thread per request, each sent at its own arrival time, whatever the others do; one monotonic clock for all. Prompts
+go as token ids, lengths are fixed, and what the server says it did (`usage`) must be what was asked for: otherwise
+there is no run. Tokens per chunk come from the server's running usage, never from counting chunks.
+"""
+
+import http.client
+import json
+import math
+import re
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from labkit.errors import LabkitError
+from labkit.workload import Request
+
+__all__ = ["ServedRequest", "ServedRun", "load_prefix_counters", "run_workload"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRequest:
+    """One request as its client saw it, instants in seconds on one monotonic clock.
+
+    `scheduled_s`: when it should have been sent. `chunks`: (arrival, tokens) of every chunk that carried a token.
+    """
+
+    scheduled_s: float
+    sent_s: float
+    chunks: tuple[tuple[float, int], ...]
+    num_prompt_tokens: int
+    num_output_tokens: int
+
+    @property
+    def end_s(self) -> float:
+        """Arrival of the last token."""
+        return self.chunks[-1][0]
+
+    @property
+    def ttft_s(self) -> float:
+        """First chunk that carries content, minus the instant of sending."""
+        return self.chunks[0][0] - self.sent_s
+
+    @property
+    def tpot_s(self) -> float | None:
+        """(last chunk - first chunk) / (tokens - 1); None for a single token."""
+        num_gaps = self.num_output_tokens - 1
+        return (self.end_s - self.chunks[0][0]) / num_gaps if num_gaps else None
+
+    @property
+    def e2e_s(self) -> float:
+        """Last chunk that carries content, minus the instant of sending."""
+        return self.end_s - self.sent_s
+
+    @property
+    def lag_s(self) -> float:
+        """How late the client itself was."""
+        return self.sent_s - self.scheduled_s
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRun:
+    """All requests of one run, and what the server showed meanwhile.
+
+    `peak_memory_bytes`: the largest reading over all its processes. `num_prefix_queries`, `num_prefix_hits`: prompt
+    tokens looked up in the prefix cache, and found there. None where the server does not say.
+    """
+
+    requests: tuple[ServedRequest, ...]
+    peak_memory_bytes: int | None = None
+    num_prefix_queries: int | None = None
+    num_prefix_hits: int | None = None
+
+    @property
+    def window_s(self) -> float:
+        """From the first request sent to the last token received: the whole run."""
+        return max(r.end_s for r in self.requests) - min(r.sent_s for r in self.requests)
+
+    @property
+    def tok_per_s(self) -> float:
+        """Output tokens over the whole run."""
+        return sum(r.num_output_tokens for r in self.requests) / self.window_s
+
+    @property
+    def middle_tok_per_s(self) -> float:
+        """Output tokens that arrived in the middle half of the whole run, over that half: no ramp up or down."""
+        low_s = min(r.sent_s for r in self.requests) + 0.25 * self.window_s
+        num = sum(n for r in self.requests for at_s, n in r.chunks if low_s <= at_s < low_s + 0.5 * self.window_s)
+        return num / (0.5 * self.window_s)
+
+    @property
+    def hit_fraction(self) -> float | None:
+        """Share of the looked-up prompt tokens that the prefix cache had; None without counters or look-ups."""
+        return self.num_prefix_hits / self.num_prefix_queries if self.num_prefix_queries else None
+
+
+def run_workload(
+    server,
+    requests: Sequence[Request],
+    *,
+    timeout_s: float = 300.0,
+    memory_interval_s: float = 0.5,
+    clock: Callable[[], float] = time.monotonic,
+) -> ServedRun:
+    """Send each request at its arrival time and return what came back; raise LabkitError unless all of it is right.
+
+    `server`: anything with `base_url` and `model`; a `labkit.servers.Server` is also asked for its memory, every
+    `memory_interval_s`, and for its prefix-cache counters. Greedy, exactly `num_output_tokens` tokens each. A request
+    that fails, is cut, or whose usage differs from what was asked makes the whole run an error.
+    """
+    if not requests:
+        raise LabkitError("There is no request to send.", next_step="Draw a workload with labkit.workload.")
+    answers: list[ServedRequest | LabkitError | None] = [None] * len(requests)
+    before = load_prefix_counters(server)
+    is_begun, start_s = threading.Event(), [0.0]
+
+    def ask(number: int) -> None:
+        is_begun.wait()
+        try:
+            answers[number] = _send(server, requests[number], start_s[0], timeout_s, clock)
+        except (LabkitError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
+            said = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
+            answers[number] = LabkitError(
+                f"Request {number} of {len(requests)} failed: {said}",
+                next_step="Read the server's log. A run with a failed request is no run.",
+            )
+
+    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(len(requests))]
+    is_done, readings = threading.Event(), []
+    watcher = threading.Thread(target=_watch, args=(server, memory_interval_s, is_done, readings), daemon=True)
+    own = [watcher] if hasattr(server, "measure_memory") else []
+    try:
+        for thread in (*own, *threads):
+            thread.start()
+        start_s[0] = clock() + 0.02  # every thread is up before the first one sends
+        is_begun.set()
+        for thread in threads:
+            thread.join()
+    finally:
+        is_done.set()
+    for thread in own:
+        thread.join()
+    if failed := next((answer for answer in answers if not isinstance(answer, ServedRequest)), None):
+        raise failed
+    after = load_prefix_counters(server)
+    new = (None, None) if not before or not after else (after[0] - before[0], after[1] - before[1])
+    return ServedRun(tuple(answers), max(readings, default=0) or None, *new)
+
+
+def load_prefix_counters(server) -> tuple[int, int] | None:
+    """Return the prompt tokens that the server looked up in its prefix cache since its start, and those found there.
+
+    Read from vLLM's /metrics; None for a server without these counters.
+    """
+    text = getattr(server, "load_metrics", lambda: None)() or ""
+    totals = []
+    for name in ("queries", "hits"):
+        found = re.findall(rf"^vllm:prefix_cache_{name}(?:_total)?(?:{{[^}}]*}})? (\S+)", text, flags=re.MULTILINE)
+        if not found:
+            return None
+        totals.append(round(math.fsum(map(float, found))))
+    return totals[0], totals[1]
+
+
+def _send(server, request: Request, start_s: float, timeout_s: float, clock) -> ServedRequest:
+    """Wait for the request's arrival, send it, and read its answer to the end."""
+    asked = (len(request.prompt_ids), request.num_output_tokens)
+    body = json.dumps({
+        "model": server.model, "prompt": [int(token) for token in request.prompt_ids], "temperature": 0,
+        "max_tokens": asked[1], "min_tokens": asked[1], "ignore_eos": True, "stream": True,
+        "stream_options": {"include_usage": True, "continuous_usage_stats": True},
+    })  # fmt: skip
+    address, scheduled_s = urlsplit(server.base_url), start_s + request.arrival_s
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout_s)
+    try:
+        time.sleep(max(0.0, scheduled_s - clock()))
+        sent_s = clock()
+        connection.request("POST", "/v1/completions", body, {"Content-Type": "application/json"})
+        chunks, usage = _read_stream(connection.getresponse(), clock)
+    finally:
+        connection.close()
+    if not chunks or (usage["prompt_tokens"], usage["completion_tokens"]) != asked:
+        raise LabkitError(f"{asked[0]} prompt and {asked[1]} output tokens were asked for, the server counts {usage}.")
+    return ServedRequest(scheduled_s, sent_s, tuple(chunks), *asked)
+
+
+def _read_stream(response, clock) -> tuple[list[tuple[float, int]], dict]:
+    """Return (arrival, new tokens) of each chunk with tokens, and the last usage; one read has one arrival."""
+    if response.status != 200:
+        raise LabkitError(f"status {response.status}: {response.read().decode(errors='replace')[:200]}")
+    chunks, usage, seen, rest = [], {}, 0, b""
+    while data := response.read1(65536):
+        now_s = clock()
+        *lines, rest = (rest + data).split(b"\n")
+        for value in (line.strip()[5:].strip() for line in lines if line.startswith(b"data:")):
+            if value == b"[DONE]":
+                response.read()  # to the very end: a client that hangs up early looks like one that gave up
+                return chunks, usage
+            event = json.loads(value)
+            if "error" in event:
+                raise LabkitError(f"the server says {str(event['error'])[:200]}")
+            usage = event.get("usage") or usage
+            if (new := usage.get("completion_tokens", 0) - seen) > 0:
+                chunks.append((now_s, new))
+                seen += new
+    raise LabkitError("the stream ended before [DONE]")
+
+
+def _watch(server, interval_s: float, is_done: threading.Event, readings: list[int]) -> None:
+    """Read the server's memory now and then, and once more at the end, when its caches are full."""
+    is_last = False
+    while not is_last:
+        is_last = is_done.wait(interval_s)
+        seen = server.measure_memory()
+        readings.append(seen.get("pss_bytes") or seen.get("rss_bytes") or 0)
