@@ -1,4 +1,4 @@
-"""How do I do it from a shell? `labkit doctor`, `models`, `results`, `progress`.
+"""How do I do it from a shell? `labkit doctor`, `models`, `results`, `progress`, `serve`.
 
 Every room is imported inside the command that needs it, so that `labkit --help` answers at once. Exit codes: 0, 1 for
 "looked, and something is wrong" (doctor, results verify), 2 for an error or a wrong call.
@@ -99,7 +99,20 @@ def _make_parsers() -> tuple[_Parser, list[_Parser]]:
     progress.add_argument("--json", action="store_true", help="write JSON")
     progress.add_argument("--export", metavar="FILE", help="write all progress to one file")
     progress.add_argument("--import", metavar="FILE", dest="source", help="add the progress of an exported file")
+
+    serve = add(commands, "serve", "serve a model on this machine until Ctrl-C", _run_serve)
+    serve.add_argument("name", metavar="NAME", help="transformers-naive, transformers-batched, vllm or fake")
+    serve.add_argument(
+        "options", metavar="...", nargs=argparse.REMAINDER,
+        help="--model, --port, --dtype, --engine-python, --dry-run, --tier: `labkit serve NAME --help`",
+    )  # fmt: skip
     return top, parsers
+
+
+def _run_serve(arguments: argparse.Namespace) -> int:
+    from labkit.servers.engines import run_serve
+
+    return run_serve(arguments.name, arguments.options)
 
 
 def _print_json(content: object) -> None:

@@ -383,3 +383,13 @@ def test_the_courses_own_list_of_labs_is_readable(monkeypatch, capsys):
     labs = json.loads(capsys.readouterr().out)["labs"]
     assert [lab["number"] for lab in labs][:1] == ["00"]
     assert {lab["state"] for lab in labs} == {"not started"}
+
+
+def test_serve_hands_its_options_to_the_engine(capsys):
+    assert cli.main(["serve", "fake", "--dry-run"]) == 0
+    assert "labkit.servers.fake" in " ".join(json.loads(capsys.readouterr().out)["argv"])
+
+
+def test_an_engine_that_does_not_exist_is_refused_with_the_known_ones(capsys):
+    assert cli.main(["serve", "tgi"]) == 2
+    assert "transformers-naive" in capsys.readouterr().err
