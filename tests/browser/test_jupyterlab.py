@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "data" / "runs" / "screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]  # fmt: skip
+LABS = json.loads((ROOT / "labs" / "course.json").read_text(encoding="utf-8"))["labs"]
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
 
@@ -116,16 +117,18 @@ def test_the_solution_of_lab_00_runs_in_jupyterlab_with_figure_checks_and_progre
     assert page.foreign == []
 
 
-def test_the_untouched_lab_00_says_not_attempted_for_each_exercise(page, jupyterlab):
-    _open(page, jupyterlab, "labs/00_start_here.ipynb")
-    page.screenshot(path=SCREENSHOTS / "00_lab_top.png")
+@pytest.mark.parametrize("lab", LABS, ids=[lab["name"] for lab in LABS])
+def test_an_untouched_lab_says_not_attempted_for_each_exercise(page, jupyterlab, lab):
+    _open(page, jupyterlab, f"labs/{lab['name']}.ipynb")
+    page.screenshot(path=SCREENSHOTS / f"{lab['number']}_lab_top.png")
     _run_all(page)
     text = _output_text(page)
-    for k in (1, 2, 3, 4):
-        assert f"00.{k} not attempted" in text
+    assert lab["exercises"]
+    for exercise in lab["exercises"]:
+        assert f"{exercise['id']} not attempted" in text
     assert "Traceback" not in text
     _scroll_to(page, ".jp-RenderedHTML table", last=True)
-    page.screenshot(path=SCREENSHOTS / "00_lab_progress.png")
+    page.screenshot(path=SCREENSHOTS / f"{lab['number']}_lab_progress.png")
     assert page.foreign == []
 
 
