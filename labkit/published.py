@@ -41,10 +41,11 @@ def load_claim(name: str) -> Claim:
 def format_comparison(claim: Claim, *, lab: str, name: str, key: str, record=None) -> str:
     """Return the table *paper says / recorded on a GPU / you measured* as plain text.
 
-    The middle row is the newest recorded run `name` of `lab` with samples `key`; the last is the learner's `record`.
+    The middle row is the newest run `name` of `lab` recorded on a GPU with samples `key`; the last is the learner's
+    `record`.
     """
     recorded = load_records(find_course_root() / "data" / "recorded" / lab, lab=lab, name=name).records
-    recorded = [r for r in recorded if key in r.samples]
+    recorded = [r for r in recorded if key in r.samples and r.host.get("gpus")]
     rows = [("paper says", f"{claim.value} {claim.unit}", f"{claim.setup}; {claim.source}")]
     rows.append(("recorded on a GPU", *_describe(recorded[-1], key, claim.unit)) if recorded
                 else ("recorded on a GPU", "not recorded yet", ""))  # fmt: skip
