@@ -29,7 +29,7 @@ $(error Say which lab, by its number: make $(firstword $(MAKECMDGOALS)) LAB=00)
 endif
 endif
 
-.PHONY: help setup lab labs test test-quick test-browser execute mutants models lock bump record lint clean
+.PHONY: help setup lab labs test test-long test-quick test-browser execute mutants models lock bump record lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -48,11 +48,14 @@ test: setup  ## everything: lint, tests, guards, untouched labs, built labs, sol
 	@echo "== 1 of 4: lint"
 	@$(RUN) -m ruff check .
 	@echo "== 2 of 4: unit tests, guards, untouched labs"
-	@$(FRESH) $(RUN) -m pytest -q tests
+	@$(FRESH) $(RUN) -m pytest -q --durations=15 -m "not long" tests
 	@echo "== 3 of 4: labs are built from their sources"
 	@$(RUN) -m labkit.authoring --check
 	@echo "== 4 of 4: solutions pass their checks"
 	@$(FRESH) LABKIT_BUDGET=ci LABKIT_STRICT=1 $(RUN) -m pytest -q --durations=10 $(NBVAL) solutions
+
+test-long: setup  ## the solved labs on the configurations of the GPU tiers that make test leaves out
+	@$(FRESH) $(RUN) -m pytest -q -m long tests
 
 test-quick: setup  ## the tests that start nothing, under every supported Python that is found; resolves both locks there
 	@$(IN_VENV) $(RUN) requirements/quick.py

@@ -16,11 +16,17 @@ from labkit.authoring.source import make_notebook  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = load_sources(ROOT)
 TIERS = ("t4", "ampere", "hopper")
-# These start real engines, a minute each time: one tier runs them through, and the launches of every tier are dry-run
-# in test_vllm_server.py.
+# These start real engines, a minute each time: one tier runs them through, and the commands of every engine on every
+# tier are dry-run in test_servers.py.
 ENGINE_LABS = {"12"}
 SOLVED = [
-    pytest.param(source, tier, id=f"{source.name}-{tier}")
+    pytest.param(
+        source,
+        tier,
+        id=f"{source.name}-{tier}",
+        # `make test` runs each quick lab on one GPU tier, CI runs the rest as well.
+        marks=[] if tier == TIERS[-1] and source.number not in ENGINE_LABS else [pytest.mark.long],
+    )
     for source in SOURCES
     for tier in (TIERS[-1:] if source.number in ENGINE_LABS else TIERS)
 ]
