@@ -23,6 +23,7 @@ PYTHONS = ("3.11", "3.12", "3.13")
 # What the tests without the marker `slow` import, no more: an environment of these is made in seconds.
 PACKAGES = (
     *("numpy", "pytest", "hypothesis", "scipy", "psutil", "jsonschema", "plotly", "nbformat", "jupytext", "pyyaml"),
+    *("ipython", "nbclient"),
 )
 
 
