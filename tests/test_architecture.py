@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # The rooms from the ground up. A room imports only from rooms that stand before it: on a lower floor, or earlier on its
 # own floor. So the order inside a floor counts as well, and there are no cycles.
 FLOORS = (
-    ("errors", "units", "stats", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
+    ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
     ("hardware", "environment", "models", "results", "progress"),
-    ("timing", "memory", "energy", "profiling"),
+    ("timing", "memory", "energy", "ceilings", "profiling", "sweep"),
     ("generation", "servers", "serving", "engine", "quantization", "load", "quality"),
     ("views", "plots", "published"),
     ("checks", "quiz", "report"),

@@ -1,6 +1,7 @@
 """The quiz: shown without its answer, graded with an explanation for each wrong answer, kept as an event."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from labkit.progress import append_event, load_course, load_events
 from labkit.quiz import MIN_WORDS, draw_questions, format_question, load_questions, quiz, run_quiz
 from labkit.views import CheckFailed
 
-BANKS = ["00", "01", "12"]
+BANKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "data" / "quiz").glob("*.json"))
 OPEN = (
     "A summary cannot be checked or compared again, samples can: from them anyone recomputes the median and its "
     "interval, sees outliers and drift, and tests a new question without measuring once more."
