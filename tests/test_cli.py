@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from labkit import cli
+from labkit.cli.front import update_readme
 from labkit.errors import LabkitError
 from labkit.progress import append_event, load_events
 from labkit.results import save_record
@@ -112,10 +113,10 @@ def test_update_readme_writes_only_between_the_markers(course):
     for _ in range(2):
         expected = f"before\n<!-- labkit-help -->\n```text\n{cli.format_help()}```\n<!-- /labkit-help -->\nafter\n"
         assert readme.read_text() == expected
-        cli._update_readme()
+        update_readme()
     readme.write_text("no markers\n")
     with pytest.raises(LabkitError, match="<!-- labkit-help -->"):
-        cli._update_readme()
+        update_readme()
     assert readme.read_text() == "no markers\n"
 
 
@@ -160,7 +161,7 @@ def test_an_error_of_several_lines_is_still_one_line(monkeypatch, capsys):
     def fail(arguments):
         raise LabkitError("two\nlines.", next_step="read\nthem.")
 
-    monkeypatch.setattr(cli, "_run_list", fail)
+    monkeypatch.setattr("labkit.cli.results._run_list", fail)
     assert cli.main(["results", "list"]) == 2
     assert capsys.readouterr().err == "labkit: two lines. Next: read them.\n"
 
@@ -169,7 +170,7 @@ def test_an_interrupt_is_quiet(monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_run_list", interrupt)
+    monkeypatch.setattr("labkit.cli.results._run_list", interrupt)
     assert cli.main(["results", "list"]) == 130
 
 

@@ -10,7 +10,7 @@ RUNS = {"empty": {}, "one row": {"plan": [("A", 0.5)]}, "100,000 rows": {"plan":
 RATIOS = {"empty": [], "one row": [(1.0, 0.9, 1.1)], "100,000 rows": [(x, x - 0.1, x + 0.1) for x in MANY]}
 
 
-@pytest.mark.parametrize("case", RUNS)
+@pytest.mark.parametrize("case", ["empty", "one row", pytest.param("100,000 rows", marks=pytest.mark.slow)])
 def test_every_figure_builds_and_survives_a_json_round_trip(case):
     for figure in (
         plot_time_order(RUNS[case], unit="s", title="A finding"),

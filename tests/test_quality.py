@@ -62,6 +62,7 @@ def test_every_package_of_the_manifest_is_held_out_and_pinned(manifest, corpus, 
         assert re.search(rf"^{re.escape(name)}=={re.escape(version)}\b", lock, re.M), f"{name} {version} is not the pin"
 
 
+@pytest.mark.slow
 def test_the_training_text_reads_no_file_of_a_held_out_package(corpus):
     names = {source.name for source in corpus.iter_sources()}
     assert "standard library" in names

@@ -94,6 +94,7 @@ def wait_until(is_true, *, limit_s=30.0):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_server_says_what_it_is():
     with run_fake(FakePlan(ttft_s=0, itl_s=0, model="tiny")) as server:
         assert isinstance(server, Server)
@@ -115,6 +116,7 @@ def test_a_server_says_what_it_is():
     server.stop()  # a second time does nothing
 
 
+@pytest.mark.slow
 @linux
 def test_memory_is_that_of_the_whole_family():
     server = run_launch(rude())
@@ -129,6 +131,7 @@ def test_memory_is_that_of_the_whole_family():
         server.stop()
 
 
+@pytest.mark.slow
 @linux
 def test_a_rude_engine_leaves_nothing_behind():
     with run_launch(rude()) as server:
@@ -141,6 +144,7 @@ def test_a_rude_engine_leaves_nothing_behind():
     assert not os.path.exists(scratch)
 
 
+@pytest.mark.slow
 @linux
 def test_an_engine_that_is_killed_leaves_nothing_behind_either():
     server = run_launch(rude())
@@ -155,6 +159,7 @@ def test_an_engine_that_is_killed_leaves_nothing_behind_either():
     server.stop()
 
 
+@pytest.mark.slow
 @linux
 def test_a_supervisor_that_is_killed_does_not_leave_the_engine_behind():
     server = run_launch(rude())
@@ -208,6 +213,7 @@ def start_parent(tmp_path, then):
     return parent, pids, port, supervisor, scratch, name
 
 
+@pytest.mark.slow
 @linux
 @pytest.mark.parametrize("end", ["kill -9", "kill -9 of the group", "interrupt", "exit", "forgotten"])
 def test_no_child_survives_the_notebook(tmp_path, end):
@@ -233,6 +239,7 @@ def test_no_child_survives_the_notebook(tmp_path, end):
         parent.stdout.close()
 
 
+@pytest.mark.slow
 @linux
 def test_a_forked_child_that_holds_the_pipe_does_not_keep_the_engine_alive(tmp_path):
     """A fork of the notebook (a data loader, say) inherits the pipe; the supervisor notices the death all the same."""
@@ -297,6 +304,7 @@ def test_a_crash_at_the_start_shows_the_log_and_the_first_error():
     assert "".join(caught.value._render_traceback_()).startswith("ServerError: rude ended")
 
 
+@pytest.mark.slow
 def test_only_the_start_is_repeated_and_the_record_counts_it(tmp_path):
     once = tmp_path / "once"
     program = (
@@ -310,6 +318,7 @@ def test_only_the_start_is_repeated_and_the_record_counts_it(tmp_path):
         run_launch(rude("crash", num_start_retries=1))
 
 
+@pytest.mark.slow
 @linux
 def test_a_deadline_is_kept_and_nothing_is_left():
     begin, children = time.monotonic(), probe_children(os.getpid())
@@ -320,6 +329,7 @@ def test_a_deadline_is_kept_and_nothing_is_left():
     assert probe_children(os.getpid()) == children
 
 
+@pytest.mark.slow
 def test_a_fake_server_that_starts_slowly_is_waited_for():
     with run_fake(FakePlan(start_delay_s=1.0)) as server:
         assert server.start_s >= 1.0
@@ -334,6 +344,7 @@ def test_a_taken_port_is_a_clear_error_when_it_was_asked_for():
             run_fake(port=port)
 
 
+@pytest.mark.slow
 @linux
 def test_a_port_that_is_lost_to_somebody_else_is_replaced(monkeypatch):
     """The race: the port was free when it was chosen, and a stranger with a healthy /health has it now."""
@@ -349,6 +360,7 @@ def test_a_port_that_is_lost_to_somebody_else_is_replaced(monkeypatch):
         assert stranger.is_alive
 
 
+@pytest.mark.slow
 @linux
 def test_a_stranger_s_health_is_not_taken_for_the_engine_s(monkeypatch):
     from labkit.servers import base
@@ -359,12 +371,14 @@ def test_a_stranger_s_health_is_not_taken_for_the_engine_s(monkeypatch):
             run_launch(rude("never", ready_deadline_s=2.0))
 
 
+@pytest.mark.slow
 def test_the_port_that_was_asked_for_is_used():
     port = find_free_port()
     with run_fake(port=port) as server:
         assert server.port == port
 
 
+@pytest.mark.slow
 @linux
 def test_a_death_in_use_replaces_the_error_that_it_caused():
     with pytest.raises(ServerError, match="died while it was in use") as caught, run_fake() as server:
@@ -375,6 +389,7 @@ def test_a_death_in_use_replaces_the_error_that_it_caused():
     assert "listening" in caught.value.log_tail
 
 
+@pytest.mark.slow
 @linux
 def test_a_death_without_an_error_is_told_all_the_same():
     with pytest.raises(ServerError, match="died while it was in use"), run_fake() as server:
@@ -382,6 +397,7 @@ def test_a_death_without_an_error_is_told_all_the_same():
         wait_until(lambda: not server.is_alive)
 
 
+@pytest.mark.slow
 def test_an_error_of_the_user_stays_the_error_and_the_server_ends():
     with pytest.raises(ZeroDivisionError), run_fake() as server:
         print(1 / 0)
@@ -408,6 +424,7 @@ def test_a_program_that_does_not_exist_is_a_clear_error():
     assert "No such file" in caught.value.log_tail
 
 
+@pytest.mark.slow
 @linux
 def test_only_the_loopback_address_is_bound():
     with run_fake() as server:
@@ -540,6 +557,7 @@ def test_a_model_with_random_weights_needs_no_weights_on_the_disk():
         assert launch.settings["has_random_weights"] is True
 
 
+@pytest.mark.slow
 def test_files_and_placeholders_are_filled_in_at_the_start():
     show = "import os, sys; print('HERE', os.environ['HERE'], open(sys.argv[3]).read(), os.environ['PYTHONPATH'])\n"
     launch = Launch(
@@ -573,6 +591,7 @@ def test_versions_are_asked_of_the_engine_s_own_interpreter(tmp_path):
     assert probe_versions("/nonexistent", distributions=()) == {}
 
 
+@pytest.mark.slow
 def test_another_interpreter_does_not_inherit_our_import_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "ours"))
     link = tmp_path / "python"
@@ -612,6 +631,7 @@ def test_unknown_engines_modes_and_tiers_are_refused():
             call()
 
 
+@pytest.mark.slow
 def test_serving_from_a_shell_ends_with_an_interrupt():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += "from labkit.servers.engines import run_serve; sys.exit(run_serve('fake', []))"
