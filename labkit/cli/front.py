@@ -1,0 +1,66 @@
+"""Which command is it? The front door of `labkit`: find the command, run it, turn errors into one line and a code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from labkit.cli import doctor, models, progress, results, serve
+from labkit.cli.parser import Parser
+from labkit.errors import LabkitError
+
+__all__ = ["format_help", "main", "update_readme"]
+
+_COMMANDS = (doctor, models, results, progress, serve)  # in the order of the help
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a LabkitError is one line on stderr and exit code 2."""
+    parser = _make_parser()
+    arguments = parser.parse_args(argv)
+    if "run" not in arguments:
+        print(parser.format_help(), end="")
+        return 0
+    try:
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+    except LabkitError as error:
+        print("labkit:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `labkit results list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def format_help() -> str:
+    """Write the help of all commands, always at the same width: the README's text."""
+    return "\n".join(parser.format_help() for parser in _make_parser().list_all())
+
+
+def update_readme() -> None:
+    """Write the help into the README, between its two markers."""
+    from labkit.environment import find_course_root
+
+    path = find_course_root() / "README.md"
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- labkit-help -->")
+    _, end, after = rest.partition("<!-- /labkit-help -->")
+    if not (start and end):
+        raise LabkitError(
+            "README.md has no block for the help.", next_step="Add <!-- labkit-help --> <!-- /labkit-help -->."
+        )
+    path.write_text(f"{before}{start}\n```text\n{format_help()}```\n{end}{after}", encoding="utf-8")
+
+
+def _make_parser() -> Parser:
+    top = Parser(
+        prog="labkit",
+        description="What the course measured, checked and knows about this machine, from a shell.",
+        epilog="Exit codes: 0; 1 when something is missing or does not verify; 2 for an error, said in one line.",
+    )
+    for command in _COMMANDS:
+        command.add_command(top)
+    return top

@@ -1,0 +1,54 @@
+"""What does the command line understand? Argparse with one width, and commands that hold commands."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Sequence
+
+__all__ = ["Parser", "print_damage", "print_json"]
+
+_WIDTH = 100  # of the help, whatever the terminal's: the README shows the same text
+
+
+class Parser(argparse.ArgumentParser):
+    """The standard parser with one width, without the colours of later Pythons, and with its commands in a list."""
+
+    def __init__(self, **options: object) -> None:
+        formatter = functools.partial(argparse.HelpFormatter, width=_WIDTH, max_help_position=28)
+        super().__init__(formatter_class=formatter, allow_abbrev=False, **options)
+        self.color = False
+        self.children: list[Parser] = []
+        self._group = None
+
+    def add_command(
+        self, name: str, text: str, run: Callable[[argparse.Namespace], int] | None = None, *, is_action: bool = False
+    ) -> Parser:
+        """Add a command (of a command: `is_action`) with its line of help; `run` takes the arguments, gives the code.
+
+        A command that only holds actions has no `run`.
+        """
+        if self._group is None:
+            title = "actions" if is_action else "commands"
+            self._group = self.add_subparsers(title=title, metavar=title[:-1].upper(), required=is_action)
+        parser = self._group.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        if run:
+            parser.set_defaults(run=run)
+        self.children.append(parser)
+        return parser
+
+    def list_all(self) -> list[Parser]:
+        """List this parser and all below it, in the order of the help."""
+        return [self, *(parser for child in self.children for parser in child.list_all())]
+
+
+def print_json(content: object) -> None:
+    """Print as JSON, indented by two."""
+    print(json.dumps(content, indent=2))
+
+
+def print_damage(damaged: Sequence[object]) -> None:
+    """Name every line that was skipped."""
+    for bad in damaged:
+        print(f"skipped: {bad}")

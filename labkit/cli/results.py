@@ -1,0 +1,104 @@
+"""`labkit results`: what was measured, and does it verify?"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from labkit.cli.parser import Parser, print_damage, print_json
+
+if TYPE_CHECKING:
+    from labkit.results import Record
+
+__all__ = ["add_command"]
+
+
+def add_command(top: Parser) -> None:
+    """Declare `labkit results` and its actions."""
+    results = top.add_command("results", "list, show and verify the records of measurements")
+    listing = results.add_command("list", "list records, the newest last", _run_list, is_action=True)
+    listing.add_argument("--lab", metavar="NN", help="only records of this lab")
+    text = "show one record: where, with what, and its summary"
+    show = results.add_command("show", text, _run_show, is_action=True)
+    show.add_argument("id", metavar="ID", help="its identity, as `labkit results list` shows it")
+    show.add_argument("--json", action="store_true", help="write the whole record as JSON, with every sample")
+    text = "recompute each id, and each summary from its samples"
+    verify = results.add_command("verify", text, _run_verify, is_action=True)
+    verify.add_argument("file", metavar="FILE", nargs="?", help="a file or folder of records (default: your own runs)")
+
+
+def _run_list(arguments: argparse.Namespace) -> int:
+    from labkit.results import load_records
+
+    records = load_records(lab=arguments.lab)
+    for record in records:
+        keys = ", ".join(f"{key} ({len(values)})" for key, values in record.samples.items())
+        how = f"{record.tier}, {record.budget}, {record.model['name'] if record.model else 'no model'}"
+        print(f"{record.id}  {record.time[:16]}  {record.lab}  {record.name}  {how}: {keys}")
+    if not records.records:
+        print("No record yet: a lab's measuring cell saves the first.")
+    print_damage(records.damaged)
+    return 0
+
+
+def _run_show(arguments: argparse.Namespace) -> int:
+    from labkit.results import find_record
+
+    record = find_record(arguments.id)
+    if arguments.json:
+        print_json(record.to_dict())
+    else:
+        print(_format_record(record))
+    return 0
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    from labkit.errors import RecordError
+    from labkit.results import load_records, verify_record
+
+    if arguments.file and not Path(arguments.file).expanduser().exists():
+        raise RecordError(f"{arguments.file} does not exist.", next_step="Name a file or a folder of records.")
+    loaded = load_records(arguments.file)
+    num_wrong = 0
+    for record in loaded:
+        sentences = verify_record(record)
+        num_wrong += bool(sentences)
+        for sentence in sentences:
+            print(f"{record.id}: {sentence}")
+    print_damage(loaded.damaged)
+    num_good = len(loaded) - num_wrong
+    print(f"{num_good} of {len(loaded)} records verify; {len(loaded.damaged)} damaged lines.")
+    return int(num_wrong > 0 or len(loaded.damaged) > 0)
+
+
+def _format_record(record: Record) -> str:
+    """Lay one record out for the console: provenance first, then a line for each key of its samples."""
+    model, commit = record.model, record.commit
+    gpus = ", ".join(gpu["name"] for gpu in record.host["gpus"]) or "no GPU"
+    state = {True: " and changes", False: "", None: ""}[commit["is_dirty"]]
+    rows = {
+        "record": f"{record.id}, lab {record.lab}, {record.name}",
+        "time": f"{record.time[:19].replace('T', ' ')} UTC",
+        "model": f"{model['name']} ({model['source']}, {model['dtype']})" if model else "none",
+        "machine": f"{record.host['cpu']['name']}, {gpus}; {record.host['os']}",
+        "tier": f"{record.tier}, budget {record.budget}",
+        "engines": ", ".join(f"{name} {version}" for name, version in record.engines.items()),
+        "threads": ", ".join(f"{name} {value}" for name, value in record.threads.items() if value is not None),
+        "commit": f"{commit['hash'] or 'none'}{state}",
+        "command": " ".join(record.command),
+        "settings": ", ".join(f"{key} {value!r}" for key, value in record.settings.items()) or "none",
+    }
+    lines = [f"{name:<9} {text}".rstrip() for name, text in rows.items()]
+    return "\n".join([*lines, "", *(_format_summary(key, summary) for key, summary in record.summary.items())])
+
+
+def _format_summary(key: str, summary: dict) -> str:
+    from labkit.units import format_number
+
+    interval = summary.get("p50_interval")
+    if not interval:
+        return f"{key}: n {summary['n']}, median {format_number(summary['p50'])} (n too small for an interval)"
+    spread = interval["high"] - interval["low"]
+    median, low, high = (format_number(x, spread) for x in (summary["p50"], interval["low"], interval["high"]))
+    return f"{key}: n {summary['n']}, median {median}, 95 % interval {low} to {high}"
