@@ -4,16 +4,24 @@ rss_bytes               what this process holds in the machine's memory (psutil)
 torch_allocated_bytes   what torch's tensors hold on the GPU
 torch_reserved_bytes    what torch has taken from the driver to serve them: never less than allocated
 nvml_used_bytes         what everybody holds on that GPU, the driver's contexts included (NVML)
+
+A lab ends with `print(measure_release(globals(), "model", "tokenizer"))`: what its objects held is given back, and how
+much that was is measured.
 """
 
+import contextlib
+import ctypes
 import dataclasses
+import gc
 import sys
 import threading
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping
 
 from labkit.errors import InstallError, LabkitError
+from labkit.units import format_bytes
 
-__all__ = ["PeakMemory", "measure_peak_rss", "probe_memory"]
+__all__ = ["PeakMemory", "Release", "measure_peak_rss", "measure_release", "probe_memory"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -29,6 +37,116 @@ class PeakMemory:
     def growth_bytes(self) -> int:
         """How far the peak lies above the start."""
         return self.peak_bytes - self.before_bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Release:
+    """What a clean-up gave back: the memory before and after (as `probe_memory` reads it), the names that were dropped.
+
+    `kept`: those names of which something lives on, because another object holds it; `aliases`: variables that do.
+    """
+
+    before: dict[str, int | None]
+    after: dict[str, int | None]
+    names: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def is_complete(self) -> bool:
+        """True when nothing of what the names stood for is alive."""
+        return not self.kept
+
+    @property
+    def released_bytes(self) -> int:
+        """Resident bytes that came back to the machine; below zero when something else grew meanwhile."""
+        return (self.before["rss_bytes"] or 0) - (self.after["rss_bytes"] or 0)
+
+    @property
+    def gpu_released_bytes(self) -> int:
+        """Bytes that torch gave back to the GPU's driver."""
+        return (self.before["torch_reserved_bytes"] or 0) - (self.after["torch_reserved_bytes"] or 0)
+
+    def __str__(self) -> str:
+        if not self.names:
+            return "Memory: nothing was loaded, nothing to give back."
+        text = f"Memory: {format_bytes(max(0, self.released_bytes))} given back"
+        if self.before["torch_reserved_bytes"] is not None:
+            text += f", {format_bytes(max(0, self.gpu_released_bytes))} on the GPU"
+        if self.after["rss_bytes"]:
+            text += f"; Python and its libraries hold {format_bytes(self.after['rss_bytes'])}"
+        if self.is_complete:
+            return f"{text}. Nothing of {', '.join(self.names)} is left."
+        where = f" in {', '.join(self.aliases)}: delete that too" if self.aliases else " by another object"
+        return f"{text}. Not all: {', '.join(self.kept)} is still held{where}."
+
+
+def measure_release(namespace: MutableMapping[str, object], *names: str) -> Release:
+    """Drop these variables (`globals()` of the notebook), empty the caches, and measure what came back.
+
+    Names that do not exist are skipped: an untouched lab has nothing to drop. What IPython remembers of them (`_`,
+    `Out`, the last error's frames) goes too. Then: garbage collection, torch's GPU cache, and free heap back to the
+    system (glibc only). RSS counts pages, so it comes back in whole pages; what libraries keep for themselves stays.
+    """
+    before = probe_memory()
+    dropped = tuple(name for name in dict.fromkeys(names) if name in namespace)
+    watched = {name: list(_watch(namespace[name])) for name in dropped}
+    aliases = _forget(namespace, dropped)
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    _trim_heap()
+    kept = tuple(name for name, references in watched.items() if any(one() is not None for one in references))
+    return Release(before, probe_memory(), dropped, kept, aliases if kept else ())
+
+
+def _watch(value: object) -> Iterator[weakref.ref]:
+    """Yield weak references to a value; to the items of a container, and to a module's parameters, which outlive it."""
+    with contextlib.suppress(TypeError):  # lists, dictionaries and numbers know none
+        yield weakref.ref(value)
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+    if not isinstance(value, type) and callable(getattr(value, "parameters", None)):
+        with contextlib.suppress(TypeError):  # something else of that name that wants arguments
+            items = list(value.parameters())
+    for item in items:
+        with contextlib.suppress(TypeError):
+            yield weakref.ref(item)
+
+
+def _forget(namespace: MutableMapping[str, object], names: tuple[str, ...]) -> tuple[str, ...]:
+    """Drop the names and IPython's own memories of them; return the learner's other variables that hold the same."""
+    identities = {id(namespace[name]) for name in names}
+    same = [name for name, value in namespace.items() if id(value) in identities and name not in names]
+    for name in (*names, *(name for name in same if name.startswith("_"))):
+        del namespace[name]
+    for memory in _ipython_memories(namespace):
+        for key in [key for key, value in memory.items() if id(value) in identities]:
+            memory[key] = None
+    for name in ("last_exc", "last_value", "last_traceback"):  # an error's frames hold what its functions were given
+        if hasattr(sys, name):
+            setattr(sys, name, None)
+    return tuple(name for name in same if not name.startswith("_"))
+
+
+def _ipython_memories(namespace: MutableMapping[str, object]) -> Iterator[dict]:
+    """Yield the dictionaries in which IPython keeps what cells showed: Out, hidden names, its hook, last result."""
+    yield from (memory for memory in (namespace.get("Out"),) if isinstance(memory, dict))
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if hasattr(ipython, "get_ipython") else None
+    for memory in (
+        getattr(shell, "user_ns_hidden", None),
+        getattr(getattr(shell, "displayhook", None), "__dict__", None),
+        getattr(getattr(shell, "last_execution_result", None), "__dict__", None),
+    ):
+        if isinstance(memory, dict):
+            yield memory
+
+
+def _trim_heap() -> None:
+    """Give the heap's free pages back to the system; only glibc keeps them and has this call."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def probe_memory(*, gpu_index: int = 0) -> dict[str, int | None]:

@@ -1,5 +1,6 @@
 """Memory: four numbers that are absent where there is nothing to read, and a peak seen from a second thread."""
 
+import gc
 import itertools
 import sys
 import threading
@@ -8,7 +9,7 @@ import types
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.memory import measure_peak_rss, probe_memory
+from labkit.memory import measure_peak_rss, measure_release, probe_memory
 
 MIB = 2**20
 
@@ -130,3 +131,135 @@ def test_the_watcher_ends_when_the_function_fails():
 def test_an_interval_of_zero_is_refused():
     with pytest.raises(LabkitError, match="interval_s"):
         measure_peak_rss(lambda: None, interval_s=0)
+
+
+# The clean-up of a lab.
+
+
+class Model:
+    """Something that holds memory, can be referred to weakly, and has parameters as torch's modules do."""
+
+    def __init__(self, num_bytes=1000):
+        self.weight = Weight(num_bytes)
+
+    def parameters(self):
+        return iter([self.weight])
+
+
+class Weight:
+    def __init__(self, num_bytes):
+        self.data = bytearray(b"x") * num_bytes
+
+
+def test_what_a_lab_loaded_comes_back_and_the_bytes_are_measured():
+    pytest.importorskip("psutil")
+    names = {"model": Model(96 * MIB), "tokenizer": Model(), "other": 1}
+    release = measure_release(names, "model", "tokenizer")
+    assert names == {"other": 1}
+    assert release.is_complete and release.names == ("model", "tokenizer")
+    assert 90 * MIB < release.released_bytes < 110 * MIB
+    assert str(release).startswith("Memory: 9") and "Nothing of model, tokenizer is left." in str(release)
+
+
+def test_many_small_pieces_of_the_heap_come_back_too():
+    """Without the trim, glibc keeps them: each is far below the size from which it maps memory on its own."""
+    pytest.importorskip("psutil")
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only glibc can be asked")
+    # The pin at the end lies on top of the heap, so that the heap cannot shrink by itself.
+    names = {"pieces": [bytearray(b"x") * 2000 for _ in range(40_000)]}
+    pin = bytearray(b"x") * 2000
+    release = measure_release(names, "pieces")
+    assert release.released_bytes > 60 * MIB and len(pin) == 2000
+
+
+def test_a_cycle_is_collected():
+    model = Model()
+    model.itself = model
+    names = {"model": model}
+    del model
+    assert measure_release(names, "model").is_complete
+
+
+def test_an_untouched_lab_has_nothing_to_give_back():
+    release = measure_release({}, "model")
+    assert release.names == () and release.is_complete
+    assert str(release) == "Memory: nothing was loaded, nothing to give back."
+
+
+def test_another_variable_that_holds_the_same_is_named():
+    names = {"model": Model(), "same": None}
+    names["same"] = names["model"]
+    release = measure_release(names, "model")
+    assert release.kept == ("model",) and release.aliases == ("same",)
+    assert "Not all: model is still held in same: delete that too." in str(release)
+    assert "same" in names, "only what was asked for is dropped"
+
+
+def test_a_weight_that_outlives_its_model_is_noticed():
+    names = {"model": Model(), "models": [Model()], "by_name": {"a": Model()}}
+    held = (names["model"].weight, names["models"][0], names["by_name"]["a"])
+    release = measure_release(names, "model", "models", "by_name")
+    assert release.kept == ("model", "models", "by_name") and len(held) == 3
+    assert "is still held by another object" in str(release)
+
+
+def test_what_ipython_remembers_is_forgotten_and_other_results_stay():
+    names = {"model": Model(), "Out": {3: "kept"}}
+    names["_4"] = names["_"] = names["Out"][4] = names["model"]
+    release = measure_release(names, "model")
+    assert release.is_complete and names == {"Out": {3: "kept", 4: None}}
+
+
+def test_the_frames_of_the_last_error_do_not_keep_a_model_alive(monkeypatch):
+    names = {"model": Model()}
+    try:
+        (lambda model: 1 / 0)(names["model"])
+    except ZeroDivisionError as error:
+        monkeypatch.setattr(sys, "last_traceback", error.__traceback__, raising=False)
+    assert measure_release(names, "model").is_complete
+
+
+def test_a_gpus_cache_is_emptied_and_counted(monkeypatch):
+    reserved = [5 * MIB]
+    torch = fake_torch()
+    torch.cuda.memory_reserved = lambda index: reserved[0]
+    torch.cuda.empty_cache = lambda: reserved.__setitem__(0, MIB)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    release = measure_release({"model": Model()}, "model")
+    assert release.gpu_released_bytes == 4 * MIB
+    assert "4.00 MiB on the GPU" in str(release) or "4.0 MiB on the GPU" in str(release)
+
+
+def test_where_psutil_is_missing_the_objects_are_still_dropped(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    release = measure_release({"model": Model()}, "model")
+    assert release.is_complete and release.released_bytes == 0
+
+
+@pytest.mark.slow
+def test_in_a_real_notebook_a_shown_model_is_released(run_notebook):
+    from nbformat import v4
+
+    cells = (
+        "from labkit.memory import measure_release\n"
+        "class Model:\n    def __init__(self): self.data = bytearray(b'x') * (64 * 2**20)\nmodel = Model()\nmodel",
+        "release = measure_release(globals(), 'model')",
+        "print(release.is_complete, release.released_bytes > 60 * 2**20)",
+    )
+    done = run_notebook(v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells]))
+    assert done.cells[2].outputs[0]["text"] == "True True\n"
+
+
+@pytest.mark.slow
+def test_a_shipped_model_gives_back_its_weights():
+    pytest.importorskip("torch")
+    from labkit.models import find_model, load_model
+
+    names = dict(zip(("model", "tokenizer"), load_model(find_model("draft")), strict=True))
+    weight_bytes = sum(value.numel() * value.element_size() for value in names["model"].parameters())
+    gc.collect()
+    release = measure_release(names, "model", "tokenizer")
+    assert release.is_complete, str(release)
+    assert release.released_bytes > 0.9 * weight_bytes
