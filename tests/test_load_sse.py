@@ -1,0 +1,84 @@
+"""labkit.load.sse against a slow and obvious parser: any bytes, any split."""
+
+import re
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from labkit.load.sse import Event, EventParser
+
+PIECES = st.sampled_from(
+    [b"data: ", b"data:", b"data", b"event: x", b"id: 1", b"retry: 5", b": ping", b":", b" ", b"\n", b"\r", b"\r\n",
+     b"\n\n", b"\r\n\r\n", b"\xef\xbb\xbf", "é".encode(), "漢".encode(), "🙂".encode(), b"\xff", b"\xc3",
+     b"{}", b"[DONE]", b"x"]
+)  # fmt: skip
+STREAMS = st.lists(st.one_of(PIECES, st.binary(max_size=4)), max_size=40).map(b"".join)
+
+
+def read_slowly(stream):
+    """All events of a whole stream, by the text of the standard."""
+    stream = stream.removeprefix(b"\xef\xbb\xbf")
+    lines = re.split(b"\r\n|\n|\r", stream)[:-1]  # what follows the last line end is no line yet
+    events, data, kind = [], None, b""
+    for line in lines:
+        if line == b"":
+            if data is not None:
+                events.append(Event(data.decode("utf-8", "replace"), kind.decode("utf-8", "replace")))
+            data, kind = None, b""
+        elif not line.startswith(b":"):
+            name, _, value = line.partition(b":")
+            if value.startswith(b" "):
+                value = value[1:]
+            if name == b"data":
+                data = value if data is None else data + b"\n" + value
+            if name == b"event":
+                kind = value
+    return events
+
+
+def feed(stream, cuts=()):
+    parser, edges = EventParser(), [0, *sorted(cuts), len(stream)]
+    return [e for a, b in zip(edges, edges[1:], strict=False) for e in parser.feed(stream[a:b])]
+
+
+@settings(max_examples=300, deadline=None)
+@given(STREAMS, st.data())
+@example(b"data: a\r", None)
+@example(b"\xef\xbb\xbfdata: a\r\n\r\n", None)
+def test_it_equals_the_slow_parser_wherever_the_stream_is_cut(stream, data):
+    cuts = data.draw(st.lists(st.integers(0, len(stream)), max_size=8)) if data else range(len(stream))
+    # At the very end a CR is a line end already; the slow parser sees the same, since it has the whole stream.
+    assert feed(stream, cuts) == read_slowly(stream)
+
+
+STREAM = ': hello\r\n\ndata: {"a": "é🙂"}\r\n\r\nevent: end\ndata: one\ndata:two\n\ndata\r\rdata: [DONE]\n\n'.encode()
+EVENTS = [Event('{"a": "é🙂"}'), Event("one\ntwo", "end"), Event(""), Event("[DONE]")]
+
+
+def test_every_single_cut_gives_the_events_of_the_whole_stream():
+    assert feed(STREAM) == EVENTS
+    for cut in range(len(STREAM) + 1):
+        assert feed(STREAM, [cut]) == EVENTS, cut
+    assert feed(STREAM, range(len(STREAM))) == EVENTS  # byte by byte
+
+
+def test_an_event_ends_with_its_blank_line_and_not_with_the_byte_behind_it():
+    parser = EventParser()
+    assert parser.feed(b"data: a\r\n\r") == [Event("a")]  # a CR ends the line, whether or not an LF follows
+    assert parser.feed(b"\ndata: b\n\n") == [Event("b")]
+
+
+def test_an_event_that_the_end_cuts_off_is_dropped_and_seen():
+    parser = EventParser()
+    assert parser.feed(b"data: a\n") == [] and parser.is_inside
+    assert parser.feed(b"\n") == [Event("a")] and not parser.is_inside
+
+
+@pytest.mark.parametrize("size", [1, 4096])
+def test_a_line_of_a_megabyte_comes_through(size):
+    stream = b"data: " + b"x" * 1_000_000 + b"\n\n"
+    parser = EventParser()
+    step = max(size, 997)
+    events = [e for k in range(0, len(stream), step) for e in parser.feed(stream[k : k + step])]
+    assert events == [Event("x" * 1_000_000)]
