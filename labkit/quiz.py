@@ -14,7 +14,7 @@ from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.views import Outcome, format_code, format_plain, view_html, view_outcome
 
-__all__ = ["MIN_WORDS", "Question", "draw_questions", "format_question", "load_questions", "quiz", "run_quiz"]
+__all__ = ["Question", "draw_questions", "format_question", "load_questions", "quiz", "run_quiz", "save_answer"]
 
 MIN_WORDS = 20  # of an open answer
 LEVELS = ("beginner", "intermediate", "advanced")
@@ -56,11 +56,7 @@ def quiz(question_id: str, answer: str | float | None = None) -> Outcome | None:
         html += f"<p><small>{escape(_format_how(question))}</small></p>"
         view_html(html, format_plain(html))
         return None
-    outcome = run_quiz(question, answer)
-    fields = {"exercise": question_id, "outcome": outcome.status, "sentence": outcome.sentence, "topic": question.topic}
-    if isinstance(answer, str | int | float):
-        fields["answer"] = answer
-    append_event("quiz", **fields)
+    outcome = save_answer(question, answer)
     is_passed = outcome.status == "passed"
     view_outcome(
         question_id, outcome, is_accepted=is_passed, before=html,
@@ -83,21 +79,33 @@ def load_questions(lab: str) -> tuple[Question, ...]:
         ) from error
 
 
-def draw_questions(num_questions: int = 5) -> tuple[Question, ...]:
+def draw_questions(num_questions: int = 5, *, lab: str | None = None) -> tuple[Question, ...]:
     """Choose questions of the finished labs, weakest first: last answered wrong, then never, then longest ago.
 
-    Of two such questions the one that failed more often comes first. Without a finished lab there are none.
+    Of two such questions the one that failed more often comes first. Without a finished lab there are none. `lab`
+    ("00") names one lab instead, finished or not.
     """
     events = [event for event in load_events() if event["kind"] == "quiz"]
-    labs = [lab.number for lab in estimate_state(load_course(), load_events()).labs if lab.state == "complete"]
+    state = estimate_state(load_course(), load_events())
+    labs = [lab] if lab is not None else [one.number for one in state.labs if one.state == "complete"]
 
     def weakness(question: Question) -> tuple[int, int, int]:
         outcomes = [(place, event["outcome"]) for place, event in enumerate(events) if event["exercise"] == question.id]
         place, last = outcomes[-1] if outcomes else (-1, "")
         return ("failed", "", "passed").index(last), -[outcome for _, outcome in outcomes].count("failed"), place
 
-    questions = [question for lab in labs for question in load_questions(lab)]
+    questions = [question for number in labs for question in load_questions(number)]
     return tuple(sorted(questions, key=weakness)[:num_questions])
+
+
+def save_answer(question: Question, answer: str | float) -> Outcome:
+    """Grade one answer and keep it in the progress; nothing is shown."""
+    outcome = run_quiz(question, answer)
+    fields = {"exercise": question.id, "outcome": outcome.status, "sentence": outcome.sentence, "topic": question.topic}
+    if isinstance(answer, str | int | float):
+        fields["answer"] = answer
+    append_event("quiz", **fields)
+    return outcome
 
 
 def run_quiz(question: Question, answer: str | float) -> Outcome:

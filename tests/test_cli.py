@@ -1,19 +1,23 @@
 """The command line: exit codes, one-line errors, JSON, and help that equals the README's."""
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import termios
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from labkit import cli
 from labkit.cli.front import update_readme
 from labkit.errors import LabkitError
-from labkit.progress import append_event, load_events
+from labkit.progress import append_event, load_course, load_events
+from labkit.quiz import load_questions
 from labkit.results import save_record
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +104,7 @@ def test_the_help_of_every_command_is_shown_and_does_not_depend_on_the_terminal(
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert cli.format_help() == wide
     assert max(map(len, wide.splitlines())) <= 100
-    for command in ("doctor", "models", "results list", "results show", "results verify", "progress"):
+    for command in ("doctor", "models", "results list", "results show", "results verify", "progress", "quiz"):
         assert f"usage: labkit {command} [-h]" in wide
     for option in ("--json", "--fits", "--export FILE", "--import FILE"):
         assert option in wide
@@ -212,8 +216,6 @@ def test_doctor_ends_with_one_where_something_is_missing(monkeypatch, capsys, st
 
 def models(monkeypatch):
     """Two models, one of which has room; the table's own text is tested with the room that writes it."""
-    from types import SimpleNamespace
-
     import labkit.models
 
     def fit(name, has_room):
@@ -394,3 +396,159 @@ def test_serve_hands_its_options_to_the_engine(capsys):
 def test_an_engine_that_does_not_exist_is_refused_with_the_known_ones(capsys):
     assert cli.main(["serve", "tgi"]) == 2
     assert "transformers-naive" in capsys.readouterr().err
+
+
+# quiz.
+
+
+def finish_lab_00():
+    for lab in load_course().labs:
+        for exercise in lab.exercises if lab.number == "00" else ():
+            append_event("attempt", exercise=exercise.id, version=exercise.version, outcome="passed")
+
+
+def answer_with(monkeypatch, *lines):
+    """A terminal on which these lines are typed; None is Ctrl-C, and after the last comes Ctrl-D."""
+    typed = iter(lines)
+
+    def read(prompt):
+        line = next(typed, EOFError)
+        if line is None:
+            raise KeyboardInterrupt
+        if line is EOFError:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("builtins.input", read)
+
+
+def quiz_events():
+    return [(event["exercise"], event["outcome"]) for event in load_events() if event["kind"] == "quiz"]
+
+
+def all_answers(lab):
+    """Everything that would give an answer away."""
+    return [
+        text
+        for question in load_questions(lab)
+        for text in (
+            question.right,
+            question.hint,
+            question.model_answer,
+            *(sentence for _, sentence in question.wrong),
+        )
+        if text
+    ]
+
+
+def test_quiz_asks_about_finished_labs_only(monkeypatch, capsys):
+    answer_with(monkeypatch)
+    assert cli.main(["quiz"]) == 0
+    assert "No lab is finished yet" in capsys.readouterr().out
+    assert cli.main(["quiz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_quiz_grades_explains_and_keeps_each_answer(monkeypatch, capsys):
+    finish_lab_00()
+    answer_with(monkeypatch, "a", "16 GB", "", "about forty", "40")
+    assert cli.main(["quiz", "--num", "4"]) == 0
+    text = capsys.readouterr().out
+    assert quiz_events() == [("00.q1", "failed"), ("00.q2", "passed"), ("00.q4", "passed")]
+    assert "✗ wrong: " in text and "a token is not a word" in text
+    assert text.count("✓ right: ") == 2
+    assert "3 of 4  00.q3" in text and "skipped" in text
+    assert "A number in tok/s, please." in text
+    assert "2 of 3 answered right, 1 not answered." in text
+    assert "Look again at: " in text and "(lab 00)" in text
+
+
+def test_quiz_begins_with_what_failed_last_time(monkeypatch, capsys):
+    finish_lab_00()
+    append_event("quiz", exercise="00.q3", outcome="failed")
+    answer_with(monkeypatch)
+    assert cli.main(["quiz"]) == 0
+    assert "1 of 5  00.q3" in capsys.readouterr().out
+
+
+def test_quiz_shows_no_answer_before_it_is_given(monkeypatch, capsys):
+    answer_with(monkeypatch, "z", "")
+    assert cli.main(["quiz", "--lab", "00"]) == 0
+    text = capsys.readouterr().out
+    assert "One letter of a, b, c, d, please." in text
+    assert not [answer for answer in all_answers("00") if answer in text]
+    assert quiz_events() == []
+
+
+@pytest.mark.parametrize("end", [(None,), ()], ids=["ctrl-c", "ctrl-d"])
+def test_quiz_ends_cleanly_and_keeps_what_was_answered(monkeypatch, capsys, end):
+    answer_with(monkeypatch, "b", *end)
+    assert cli.main(["quiz", "--lab", "00"]) == 0
+    text = capsys.readouterr().out
+    assert "ended; what you answered is kept." in text
+    assert "1 of 1 answered right, 4 not answered." in text
+    assert quiz_events() == [("00.q1", "passed")]
+
+
+def test_quiz_takes_an_open_answer_of_several_lines(monkeypatch, capsys):
+    words = [f"word{'x' * k} is here" for k in range(12)]
+    answer_with(monkeypatch, "", "", "", "", *words, "")
+    assert cli.main(["quiz", "--lab", "00"]) == 0
+    assert quiz_events() == [("00.q5", "passed")]
+    assert "✓ answered: compare yours with the model answer" in capsys.readouterr().out
+
+
+def test_quiz_without_a_terminal_lists_and_asks_nothing(capsys):
+    run = python("-m", "labkit", "quiz", "--lab", "00")
+    assert run.returncode == 0, run.stderr
+    assert [f"00.q{k} (" in run.stdout for k in range(1, 6)] == [True] * 5
+    assert not [answer for answer in all_answers("00") if answer in run.stdout]
+    assert cli.main(["quiz", "--lab", "00", "--num", "2", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["id"], second["unit"]) == ("00.q1", "GB")
+    assert set(first) == {"id", "level", "kind", "topic", "question", "options", "unit"}
+
+
+@pytest.mark.parametrize("arguments", [["--num", "0"], ["--num", "-1"], ["--num", "x"]])
+def test_quiz_refuses_a_number_that_counts_nothing(arguments):
+    with pytest.raises(SystemExit):
+        cli.main(["quiz", *arguments])
+
+
+def test_quiz_of_an_unknown_lab_is_an_error(capsys):
+    assert cli.main(["quiz", "--lab", "77"]) == 2
+    assert "lab 77 has no quiz" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_quiz_on_a_real_terminal_ends_with_ctrl_c(tmp_path):
+    import pty
+
+    leader, follower = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "labkit", "quiz", "--lab", "00"], env=environment, stdin=follower, stdout=follower,
+        stderr=follower, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(follower)
+    seen = b""
+
+    def read_until(text):
+        nonlocal seen
+        while text not in seen:
+            try:
+                seen += os.read(leader, 4096)
+            except OSError:  # the other side is closed
+                break
+        assert text in seen, seen.decode()
+
+    read_until(b"a, b, c, d>")
+    os.write(leader, b"b\n")
+    read_until(b"GB>")
+    os.write(leader, b"\x03")
+    read_until(b"1 of 1 answered right")
+    assert process.wait(timeout=60) == 0
+    assert b"Traceback" not in seen
+    os.close(leader)
+    assert quiz_events() == [("00.q1", "passed")]

@@ -202,6 +202,13 @@ def test_questions_are_drawn_from_finished_labs_only_and_the_weakest_first():
     assert [item.id for item in draw_questions(2)] == ["00.q2", "00.q4"]
 
 
+def test_a_named_lab_is_asked_about_before_it_is_finished():
+    quiz("00.q2", 128)
+    assert [item.id for item in draw_questions(3, lab="00")] == ["00.q2", "00.q1", "00.q3"]
+    with pytest.raises(CheckError, match="lab 77 has no quiz"):
+        draw_questions(lab="77")
+
+
 def test_no_answer_of_the_bank_stands_in_a_lab(root):
     for lab in BANKS:
         (path,) = [path for path in (root / "labs").glob(f"{lab}_*.ipynb") if not path.stem.endswith(".new")]

@@ -1,4 +1,4 @@
-"""How do I do it from a shell? `labkit doctor`, `models`, `results`, `progress`, `serve`.
+"""How do I do it from a shell? `labkit doctor`, `models`, `results`, `progress`, `quiz`, `serve`.
 
 One file for each command: its `add_command` declares the options, its `_run` does the work and returns the exit code.
 Every room is imported inside the function that needs it, so that `labkit --help` answers at once. Exit codes: 0, 1 for

@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from labkit.cli import doctor, models, progress, results, serve
+from labkit.cli import doctor, models, progress, quiz, results, serve
 from labkit.cli.parser import Parser
 from labkit.errors import LabkitError
 
 __all__ = ["format_help", "main", "update_readme"]
 
-_COMMANDS = (doctor, models, results, progress, serve)  # in the order of the help
+_COMMANDS = (doctor, models, results, progress, quiz, serve)  # in the order of the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
