@@ -1,0 +1,106 @@
+"""A model with one slow module, another one for each learner. Do not read on before exercise 11.4 is done.
+
+Which module is slow follows from the learner's first event in the progress log, so it stays the same when the kernel
+starts again, and differs between learners. Outputs do not change: the module computes something that nobody uses.
+A second module does the same in its very first call only, as lazy initialization does in real systems.
+"""
+
+import hashlib
+import re
+import time
+from collections.abc import Iterable
+
+from labkit.errors import LabkitError
+from labkit.progress import append_event, load_events
+from labkit.timing import synchronize
+
+__all__ = ["Puzzle", "estimate_plant", "load_learner", "load_puzzle"]
+
+_SHARE = 0.6  # of the time of one step, added to one module: several times a whole layer
+_FIRST = 20  # the decoy's first call takes this many times the extra time of the slow one
+_SIZE = 128
+_QUIET = re.compile(r"norm|act|rotary|dropout|emb", re.IGNORECASE)
+
+
+def load_learner() -> str:
+    """Return a short text that stands for this learner on this machine: made from the oldest event of the log."""
+    events = list(load_events()) or [append_event("setup", lab="11")]
+    first = min(events, key=lambda event: (event["time"], event["id"]))
+    digits = hashlib.sha256(f"lab 11: {first['id']}".encode()).hexdigest()[:12]
+    return "-".join(digits[k : k + 4] for k in (0, 4, 8))
+
+
+def estimate_plant(names: Iterable[str], *, learner: str) -> tuple[str, str]:
+    """Return (slow module, decoy) for a learner, from the names of all modules that ran, in any order."""
+    every = sorted(set(names))
+    leaves = [
+        name
+        for name in every
+        if re.search(r"\.\d+\.", name) and not _QUIET.search(name) and not any(n.startswith(f"{name}.") for n in every)
+    ]
+    if len(leaves) < 2:
+        raise LabkitError(f"{len(leaves)} modules in layers: too few to hide one.", next_step="take a decoder model.")
+    pick = int.from_bytes(hashlib.sha256(learner.encode()).digest()[:8], "big")
+    slow = leaves.pop(pick % len(leaves))
+    return slow, leaves[pick // 1009 % len(leaves)]
+
+
+class Puzzle:
+    """The slow module of one model: it is slow while `is_on`; `remove()` gives the model back as it was."""
+
+    def __init__(self, model, *, learner: str, step_s: float, device: str = "cpu") -> None:
+        import torch
+
+        self.learner, self.is_on, self._device = learner, True, device
+        modules = dict(model.named_modules())
+        slow, decoy = estimate_plant(modules, learner=learner)
+        left, right = torch.rand(2, _SIZE, _SIZE, device=device).unbind()
+        self._pair, self._waste = (left, right), torch.empty(_SIZE, _SIZE, device=device)
+        one_s = self._measure_extra()
+        self._modules = (modules[slow], modules[decoy])
+        self._plant(modules[slow], max(8, round(_SHARE * step_s / one_s)), is_once=False)
+        self._plant(modules[decoy], max(8, round(_FIRST * _SHARE * step_s / one_s)), is_once=True)
+
+    def _measure_extra(self) -> float:
+        """Seconds of one unit of useless work: the middle of a few."""
+        times = []
+        for _ in range(9):
+            begin_s = time.perf_counter()
+            self._compute_waste(8)
+            times.append((time.perf_counter() - begin_s) / 8)
+        return sorted(times)[4]
+
+    def _compute_waste(self, count: int) -> None:
+        import torch
+
+        with torch.inference_mode(False), torch.no_grad():
+            for _ in range(count):
+                torch.mm(*self._pair, out=self._waste)
+        synchronize(self._device)
+
+    def _plant(self, module, count: int, *, is_once: bool) -> None:
+        forward, calls = module.forward, []
+
+        def slow_forward(*args, **kwargs):
+            if self.is_on and not (is_once and calls):
+                calls.append(None) if is_once else None
+                self._compute_waste(count)
+            return forward(*args, **kwargs)
+
+        module.forward = slow_forward
+
+    def remove(self) -> None:
+        """Take the useless work out."""
+        for module in self._modules:
+            module.__dict__.pop("forward", None)
+
+
+def load_puzzle(model, function, *, device: str = "cpu") -> Puzzle:
+    """Make one module of `model` slow and return the `Puzzle`; `function()` runs one step and is timed first."""
+    times = []
+    for _ in range(7):
+        begin_s = time.perf_counter()
+        function()
+        synchronize(device)
+        times.append(time.perf_counter() - begin_s)
+    return Puzzle(model, learner=load_learner(), step_s=sorted(times)[3], device=device)
