@@ -354,6 +354,14 @@ def test_progress_shows_the_table(course, capsys):
     assert "Next: exercise 00.1 (Bytes) in labs/00_start_here.ipynb." in text
 
 
+def test_progress_says_in_one_line_how_well_the_learner_predicts(course, capsys):
+    append_event("prediction", exercise="00.p1", value=100, unit="tok/s")
+    append_event("measured", exercise="00.p1", value=50.0, unit="tok/s")
+    assert cli.main(["progress"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Predictions:")]
+    assert line.startswith("Predictions: n = 1, median predicted over measured 2.00 (too high;")
+
+
 def test_progress_as_json_has_every_state(course, capsys):
     append_event("attempt", exercise="00.1", version=1, outcome="passed")
     assert cli.main(["progress", "--json"]) == 0

@@ -29,6 +29,7 @@ def _run_progress(arguments: argparse.Namespace) -> int:
         load_course,
         load_events,
     )
+    from labkit.progress.calibration import estimate_calibration, format_calibration
 
     notes = sys.stderr if arguments.json else sys.stdout
     if arguments.source:
@@ -44,4 +45,5 @@ def _run_progress(arguments: argparse.Namespace) -> int:
             print_json(asdict(state))
         else:
             print(format_progress(state))
+            print(format_calibration(estimate_calibration(state)))
     return 0

@@ -1,7 +1,7 @@
 """What has this learner done? Append-only events, and the state that is derived from them.
 
 `events.py` keeps what happened, `course.py` reads what there is to do, `state.py` puts the two together, `table.py`
-shows it. Nothing here leaves the learner's machine.
+shows it, `calibration.py` judges the predictions. Nothing here leaves the learner's machine.
 """
 
 from labkit.progress.course import load_course

@@ -16,7 +16,7 @@ from pathlib import Path
 from labkit.errors import ProgressError
 from labkit.journal import append_lines, format_line, load_lines
 
-__all__ = ["Events", "append_event", "export_progress", "import_progress", "load_events"]
+__all__ = ["Events", "append_event", "export_progress", "find_progress_file", "import_progress", "load_events"]
 
 _KINDS = ("attempt", "prediction", "measured", "viewed", "quiz", "note", "complete", "setup")
 _OUTCOMES = ("passed", "failed", "not attempted", "blocked")
@@ -64,7 +64,7 @@ def append_event(kind: str, **fields: object) -> dict:
 
 def load_events() -> Events:
     """Read all events; without a progress file there are none. A damaged line is named by its number and skipped."""
-    path = _progress_file()
+    path = find_progress_file()
     try:
         return _load(path)
     except FileNotFoundError:
@@ -82,7 +82,7 @@ def export_progress(path: str | Path) -> int:
     A file that is there already is replaced only when nothing in it would be lost; otherwise ProgressError.
     """
     path = Path(path).expanduser()
-    if path.resolve() == _progress_file().resolve():
+    if path.resolve() == find_progress_file().resolve():
         raise ProgressError(f"{path} is the progress file itself.", next_step="Choose another name for the export.")
     events = load_events()
     known = {event["id"] for event in events}
@@ -133,7 +133,8 @@ def import_progress(path: str | Path) -> Events:
     return Events(added, new.damaged)
 
 
-def _progress_file() -> Path:
+def find_progress_file() -> Path:
+    """Find where this learner's progress is kept: LABKIT_HOME, else the user's data folder. It may not exist yet."""
     if home := os.environ.get("LABKIT_HOME"):
         return Path(home).expanduser() / "progress.jsonl"
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
@@ -148,7 +149,7 @@ def _progress_file() -> Path:
 
 
 def _append(lines: list[str]) -> None:
-    path = _progress_file()
+    path = find_progress_file()
     try:
         append_lines(path, lines)
     except OSError as error:
