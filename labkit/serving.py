@@ -3,7 +3,8 @@
     run = run_workload(server, workload.measured)
     run.tok_per_s, [request.ttft_s for request in run.requests]
 
-One thread per request, each sent at its own arrival time, whatever the others do; one monotonic clock for all. Prompts
+One thread per request, each sent at its own arrival time, whatever the others do; one monotonic clock for all. With
+`num_clients` it is a closed loop: so many users, each of whom asks again when the last answer is there. Prompts
 go as token ids, lengths are fixed, and what the server says it did (`usage`) must be what was asked for: otherwise
 there is no run. Tokens per chunk come from the server's running usage, never from counting chunks.
 """
@@ -104,6 +105,7 @@ def run_workload(
     server,
     requests: Sequence[Request],
     *,
+    num_clients: int | None = None,
     timeout_s: float = 300.0,
     memory_interval_s: float = 0.5,
     clock: Callable[[], float] = time.monotonic,
@@ -113,17 +115,20 @@ def run_workload(
     `server`: anything with `base_url` and `model`; a `labkit.servers.Server` is also asked for its memory, every
     `memory_interval_s`, and for its prefix-cache counters. Greedy, exactly `num_output_tokens` tokens each. A request
     that fails, is cut, or whose usage differs from what was asked makes the whole run an error.
+    num_clients: a closed loop. So many requests are under way at any time, until none is left to send; the requests'
+    own arrival times are not used, and each is due (`scheduled_s`) when its client has its last answer.
     """
     if not requests:
         raise LabkitError("There is no request to send.", next_step="Draw a workload with labkit.workload.")
+    if num_clients is not None and num_clients < 1:
+        raise LabkitError(f"{num_clients} clients send nothing.", next_step="Give 1 or more.")
     answers: list[ServedRequest | LabkitError | None] = [None] * len(requests)
     before = load_prefix_counters(server)
     is_begun, start_s = threading.Event(), [0.0]
 
-    def ask(number: int) -> None:
-        is_begun.wait()
+    def ask(number: int, due_s: float) -> None:
         try:
-            answers[number] = _send(server, requests[number], start_s[0], timeout_s, clock)
+            answers[number] = _send(server, requests[number], due_s, timeout_s, clock)
         except (LabkitError, OSError, http.client.HTTPException, ValueError, KeyError, TypeError) as error:
             said = str(error) if isinstance(error, LabkitError) else f"{type(error).__name__}: {error}"
             answers[number] = LabkitError(
@@ -131,7 +136,20 @@ def run_workload(
                 next_step="Read the server's log. A run with a failed request is no run.",
             )
 
-    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(len(requests))]
+    def ask_at_its_time(number: int) -> None:
+        is_begun.wait()
+        ask(number, start_s[0] + requests[number].arrival_s)
+
+    def ask_again_and_again(_: int) -> None:
+        is_begun.wait()
+        due_s = start_s[0]
+        while (number := next(waiting, None)) is not None:  # next() of a range is one step: no two clients get the same
+            ask(number, due_s)
+            due_s = clock()
+
+    waiting = iter(range(len(requests)))
+    num, client = (len(requests), ask_at_its_time) if num_clients is None else (num_clients, ask_again_and_again)
+    threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(num)]
     is_done, readings = threading.Event(), []
     watcher = threading.Thread(target=_watch, args=(server, memory_interval_s, is_done, readings), daemon=True)
     own = [watcher] if hasattr(server, "measure_memory") else []
@@ -168,15 +186,15 @@ def load_prefix_counters(server) -> tuple[int, int] | None:
     return totals[0], totals[1]
 
 
-def _send(server, request: Request, start_s: float, timeout_s: float, clock) -> ServedRequest:
-    """Wait for the request's arrival, send it, and read its answer to the end."""
+def _send(server, request: Request, scheduled_s: float, timeout_s: float, clock) -> ServedRequest:
+    """Wait until the request is due, send it, and read its answer to the end."""
     asked = (len(request.prompt_ids), request.num_output_tokens)
     body = json.dumps({
         "model": server.model, "prompt": [int(token) for token in request.prompt_ids], "temperature": 0,
         "max_tokens": asked[1], "min_tokens": asked[1], "ignore_eos": True, "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
     })  # fmt: skip
-    address, scheduled_s = urlsplit(server.base_url), start_s + request.arrival_s
+    address = urlsplit(server.base_url)
     connection = http.client.HTTPConnection(address.hostname, address.port, timeout=timeout_s)
     try:
         time.sleep(max(0.0, scheduled_s - clock()))

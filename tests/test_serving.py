@@ -64,6 +64,32 @@ def test_requests_are_sent_at_their_arrivals_and_do_not_wait_for_each_other():
     assert all(r.lag_s >= 0 for r in run.requests)
 
 
+@pytest.mark.parametrize("num_clients", [1, 3])
+def test_a_closed_loop_keeps_exactly_its_clients_under_way(num_clients):
+    requests = [Request((k,), 2, 9.0) for k in range(9)]  # arrival times are not used
+    run, stats = run_on(FakePlan(ttft_s=0.05, itl_s=0.01), requests, num_clients=num_clients)
+    assert stats["max_running"] == num_clients
+    assert len(run.requests) == 9 and {r.num_prompt_tokens for r in run.requests} == {1}
+    changes = sorted([(r.sent_s, 1) for r in run.requests] + [(r.end_s, -1) for r in run.requests])
+    assert max(np.cumsum([step for _, step in changes])) == num_clients
+    assert run.window_s > 9 / num_clients * 0.06
+    assert all(r.lag_s >= 0 for r in run.requests)
+
+
+def test_littles_law_holds_in_a_closed_loop():
+    requests = [Request((k,), 2) for k in range(40)]
+    run, _ = run_on(FakePlan(ttft_s=0.03, itl_s=0.01), requests, num_clients=4)
+    mean_s = np.mean([r.e2e_s for r in run.requests])
+    assert 3.0 < 40 / run.window_s * mean_s <= 4.01  # below 4 by what the client needs between two requests
+
+
+def test_more_clients_than_requests_are_no_trouble_and_none_is_an_error():
+    run, _ = run_on(FakePlan(ttft_s=0.01, itl_s=0.001), [Request((1,), 2)], num_clients=5)
+    assert len(run.requests) == 1
+    with pytest.raises(LabkitError, match="0 clients send nothing"):
+        run_workload(None, [Request((1,), 2)], num_clients=0)
+
+
 FAULTS = {
     "says 503": (Reply(status=503), "status 503"),
     "breaks in the stream": (Reply((Step("text", text="a"), Step("error", text="out of memory"))), "out of memory"),
