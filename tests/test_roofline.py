@@ -1,9 +1,27 @@
-"""Bytes and parameters from a config.json (case 23), against published totals and against transformers itself."""
+"""Parameters, bytes and FLOPs from a config.json (cases 22 and 23): against published totals, against numbers worked by
+hand from those totals, against transformers' own models and torch's own FLOP counter."""
+
+import json
+import math
+from pathlib import Path
 
 import pytest
 
-from labkit.errors import ModelError
-from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters, estimate_weight_bytes
+from labkit.errors import LabkitError, ModelError
+from labkit.roofline import (
+    estimate_ceiling,
+    estimate_decode_step,
+    estimate_gemm,
+    estimate_kv_bytes_per_token,
+    estimate_num_parameters,
+    estimate_prefill,
+    estimate_weight_bytes,
+)
+from labkit.roofline.ceiling import estimate_attainable, estimate_utilization
+from labkit.roofline.parameters import estimate_num_active_parameters
+from labkit.roofline.work import Work
+
+ROOT = Path(__file__).resolve().parents[1]
 
 LLAMA_31_8B = {
     "model_type": "llama",
@@ -46,6 +64,49 @@ QWEN3_06B = {
     "vocab_size": 151936,
     "attention_bias": False,
     "tie_word_embeddings": True,
+}
+QWEN25_15B = {
+    "model_type": "qwen2",
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+    "num_key_value_heads": 2,
+    "vocab_size": 151936,
+    "max_position_embeddings": 131072,
+    "sliding_window": 131072,
+    "use_sliding_window": False,
+    "tie_word_embeddings": True,
+}
+MIXTRAL_8X7B = {
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "vocab_size": 32000,
+    "sliding_window": None,
+    "tie_word_embeddings": False,
+}
+QWEN3_30B_A3B = {
+    "model_type": "qwen3_moe",
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "head_dim": 128,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+    "vocab_size": 151936,
+    "attention_bias": False,
+    "tie_word_embeddings": False,
 }
 OPT_13B = {  # like the published file, it says nothing about tied embeddings or key/value heads
     "model_type": "opt",
@@ -98,6 +159,9 @@ def test_multi_query_attention_caches_one_head(multi_query):
         (LLAMA_2_7B, 6_738_415_616),
         (QWEN3_06B, 596_049_920),
         (OPT_125M, 125_239_296),
+        (QWEN25_15B, 1_543_714_304),
+        (MIXTRAL_8X7B, 46_702_792_704),
+        (QWEN3_30B_A3B, 30_532_122_624),
     ],
 )
 def test_parameter_counts_equal_the_published_totals(config, total):
@@ -124,6 +188,7 @@ TINY = {
     "vocab_size": 100,
     "max_position_embeddings": 32,
 }
+TINY_MOE = TINY | {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
 @pytest.mark.slow
@@ -141,6 +206,10 @@ TINY = {
         TINY | {"model_type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 48, "do_layer_norm_before": False},
         TINY | {"model_type": "opt", "ffn_dim": 96, "enable_bias": False, "layer_norm_elementwise_affine": False},
         TINY | {"model_type": "opt", "ffn_dim": 96, "_remove_final_layer_norm": True},
+        TINY | {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2},
+        TINY_MOE | {"model_type": "qwen3_moe", "head_dim": 24},
+        TINY_MOE | {"model_type": "qwen3_moe", "head_dim": 24, "mlp_only_layers": [1]},
+        TINY_MOE | {"model_type": "qwen2_moe", "shared_expert_intermediate_size": 40, "decoder_sparse_step": 2},
     ],
 )
 def test_parameter_counts_equal_those_of_transformers(config):
@@ -159,7 +228,8 @@ def test_parameter_counts_equal_those_of_transformers(config):
     [
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"model_type": "gemma"}), "model_type 'gemma'"),
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"num_local_experts": 8}), "mixture of experts"),
-        (lambda: estimate_num_parameters({"model_type": "llama", "hidden_size": 64}), "intermediate_size"),
+        (lambda: estimate_num_parameters({"model_type": "llama", "hidden_size": 64}), "num_hidden_layers"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"intermediate_size": None}), "intermediate_size"),
         (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B | {"kv_lora_rank": 512}), "MLA"),
         (lambda: estimate_kv_bytes_per_token({"text_config": LLAMA_31_8B}), "text_config"),
         (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B, bytes_per_value=16), "0.5 for 4 bits"),
@@ -169,3 +239,192 @@ def test_parameter_counts_equal_those_of_transformers(config):
 def test_what_cannot_be_counted_is_refused_with_a_reason(call, message):
     with pytest.raises(ModelError, match=message):
         call()
+
+
+# Mixtures of experts
+
+
+@pytest.mark.parametrize(
+    ("config", "active"),
+    [
+        (LLAMA_31_8B, 8_030_261_248),  # dense: all of them
+        (MIXTRAL_8X7B, 12_879_925_248),  # "12.9B active" on its card
+        (QWEN3_30B_A3B, 3_353_032_704),  # "3.3B activated" on its card
+    ],
+)
+def test_active_parameters_are_those_that_one_token_uses(config, active):
+    assert estimate_num_active_parameters(config) == active
+
+
+def test_a_batch_touches_more_experts_until_all_are_read():
+    expert = 3 * 4096 * 14336
+    one, two, many = (
+        estimate_decode_step(MIXTRAL_8X7B, context_tokens=100, batch=batch).weight_bytes for batch in (1, 2, 500)
+    )
+    # Two tokens choose 2 of 8 each; by chance they touch 8 · (1 - (6/8)²) = 3.5.
+    assert two - one == pytest.approx(2 * (32 * 1.5 * expert + 4096))
+    table = 32000 * 4096  # the input embedding: looked up, not read
+    assert many == pytest.approx(2 * (46_702_792_704 - table + 500 * 4096), rel=1e-9)
+
+
+# FLOPs and bytes of a prefill and of a decode step
+
+
+# By hand, from the published number of parameters instead of from the shapes: every parameter in a product costs one
+# multiply-add per token, so FLOPs = 2 · (parameters - looked-up embedding - norms - biases) + 4 · L · H · D · 1024.
+HAND_DECODE_FLOPS = [
+    # 2 · (8,030,261,248 - 525,336,576 - 65 · 4096) + 4 · 32 · 4096 · 1024
+    (LLAMA_31_8B, 15_546_187_776),
+    # 2 · (6,738,415,616 - 131,072,000 - 65 · 4096) + 4 · 32 · 4096 · 1024
+    (LLAMA_2_7B, 13_751_025_664),
+    # 2 · (70,553,706,496 - 1,050,673,152 - 161 · 8192) + 4 · 80 · 8192 · 1024
+    (LLAMA_31_70B, 141_687_783_424),
+    # tied: nothing is only looked up. 2 · (596,049,920 - 57 · 1024 - 28 · 256) + 4 · 28 · 16 · 128 · 1024
+    (QWEN3_06B, 1_426_849_792),
+    # tied, biases on Q, K, V: 2 · (1,543,714,304 - 57 · 1536 - 28 · 2048) + 4 · 28 · 1536 · 1024
+    (QWEN25_15B, 3_263_299_584),
+    # active parameters: 2 · (12,879,925,248 - 131,072,000 - 65 · 4096) + 4 · 32 · 4096 · 1024
+    (MIXTRAL_8X7B, 26_034_044_928),
+]
+
+
+@pytest.mark.parametrize(("config", "flops"), HAND_DECODE_FLOPS)
+def test_flops_of_a_decode_step_equal_those_worked_by_hand_from_published_totals(config, flops):
+    assert estimate_decode_step(config, context_tokens=1023).flops == flops
+    assert estimate_decode_step(config, context_tokens=1023, batch=7).flops == 7 * flops
+
+
+def test_bytes_of_a_decode_step_by_hand():
+    work = estimate_decode_step(LLAMA_31_8B, context_tokens=1023)
+    assert work.weight_bytes == 15_009_857_536  # 2 · (8,030,261,248 - 525,336,576 + one row of 4096)
+    assert work.kv_bytes == 1024 * 131_072
+    # inputs + outputs of Q, K, V, O, gate, up, down in 32 layers, and of the head
+    layer = (4096 + 4096) + 2 * (4096 + 1024) + (4096 + 4096) + 3 * (4096 + 14336)
+    assert work.activation_bytes == 2 * (32 * layer + 4096 + 128256)
+    assert work.bytes == work.weight_bytes + work.kv_bytes + work.activation_bytes
+    assert work.intensity == pytest.approx(1.026, abs=0.001)  # about one: far left on any roofline
+
+
+def test_the_batch_shares_the_weights_but_not_the_cache():
+    one, four = (estimate_decode_step(QWEN3_06B, context_tokens=511, batch=batch) for batch in (1, 4))
+    assert four.weight_bytes == one.weight_bytes  # tied: the table is the head, and is read whole either way
+    assert four.kv_bytes == 4 * one.kv_bytes == 4 * 512 * 114_688
+    assert four.activation_bytes == 4 * one.activation_bytes
+
+
+def test_flops_of_a_prefill_by_hand():
+    # 1024 tokens pass 6,979,321,856 values of the layers; one passes the head; 32 squares of scores, twice.
+    expected = 2 * 1024 * 6_979_321_856 + 2 * 525_336_576 + 4 * 32 * 4096 * 1024 * 1024
+    assert estimate_prefill(LLAMA_31_8B, prompt_tokens=1024).flops == expected
+    all_logits = estimate_prefill(LLAMA_31_8B, prompt_tokens=1024, num_logits=1024)
+    assert all_logits.flops - expected == 2 * 525_336_576 * 1023
+
+
+def test_a_prefill_of_one_token_is_a_decode_step_with_an_empty_cache():
+    assert estimate_prefill(QWEN25_15B, prompt_tokens=1, batch=3) == estimate_decode_step(
+        QWEN25_15B, context_tokens=0, batch=3
+    )
+
+
+def test_weights_of_four_bits_leave_the_cache_in_sixteen():
+    full, packed = (estimate_decode_step(LLAMA_2_7B, context_tokens=99, bytes_per_value=b) for b in (2, 0.5))
+    assert (packed.weight_bytes, packed.kv_bytes) == (full.weight_bytes / 4, full.kv_bytes)
+    small = estimate_decode_step(LLAMA_2_7B, context_tokens=99, cache_bytes_per_value=1)
+    assert (small.weight_bytes, small.kv_bytes) == (full.weight_bytes, full.kv_bytes / 2)
+
+
+def test_case_22_a_square_matmul_and_a_gemv():
+    work = estimate_gemm(4096, 4096, 4096, bytes_per_value=2)
+    assert round(work.flops / 1e9, 1) == 137.4
+    assert round(work.bytes / 1e6, 1) == 100.7
+    assert round(work.intensity, 1) == 1365.3
+    assert estimate_gemm(1, 4096, 4096, bytes_per_value=2).intensity == pytest.approx(1, abs=0.001)
+    assert estimate_gemm(1, 4096, 4096, bytes_per_value=4).intensity == pytest.approx(0.5, abs=0.001)
+
+
+def count_with_torch(model, *, prompt_tokens, batch, num_logits):
+    """FLOPs of a prefill and of the decode step after it, by torch.utils.flop_counter, which has its own formulas."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    ids = torch.zeros((batch, prompt_tokens), dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as prefill:
+        out = model(ids, use_cache=True, logits_to_keep=num_logits)
+    with torch.no_grad(), FlopCounterMode(display=False) as step:
+        model(ids[:, :1], past_key_values=out.past_key_values, use_cache=True)
+    return prefill.get_total_flops(), step.get_total_flops()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "batch"), [("python-11m", 1), ("python-11m", 3), ("python-2m", 1)])
+@pytest.mark.parametrize("num_logits", [1, 200])
+def test_flops_are_within_one_percent_of_torchs_counter_on_the_shipped_models(name, batch, num_logits):
+    pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = ROOT / "data" / "models" / name
+    config = json.loads((folder / "config.json").read_text())
+    # "eager": the counter does not know the CPU's own attention kernel and would count 0 for it.
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    prefill, step = count_with_torch(model, prompt_tokens=200, batch=batch, num_logits=num_logits)
+    expected = estimate_prefill(config, prompt_tokens=200, batch=batch, num_logits=num_logits).flops
+    assert expected == pytest.approx(prefill, rel=0.01)
+    assert estimate_decode_step(config, context_tokens=200, batch=batch).flops == pytest.approx(step, rel=0.01)
+
+
+# Ceilings
+
+
+def test_the_slowest_of_three_limits_binds_and_is_named():
+    work = Work(flops=2e9, weight_bytes=1e9, kv_bytes=5e8, activation_bytes=5e8)
+    assert (work.bytes, work.intensity) == (2e9, 1.0)
+    ceiling = estimate_ceiling(work, flop_per_s=1e12, byte_per_s=1e11, dispatch_s=0.001)
+    assert (ceiling.name, ceiling.seconds) == ("bandwidth", 0.02)
+    assert (ceiling.compute_s, ceiling.bandwidth_s, ceiling.dispatch_s) == (0.002, 0.02, 0.001)
+    assert estimate_ceiling(work, flop_per_s=1e10, byte_per_s=1e11).name == "compute"
+    assert estimate_ceiling(work, flop_per_s=1e12, byte_per_s=1e11, dispatch_s=0.021).name == "dispatch"
+
+
+def test_the_roofline_is_a_slope_and_then_flat():
+    machine = {"flop_per_s": 150e9, "byte_per_s": 10e9}  # its ridge is at 15 FLOP/byte
+    assert [estimate_attainable(x, **machine) for x in (0.5, 15, 100)] == [5e9, 150e9, 150e9]
+
+
+def test_utilization_carries_the_interval_of_the_median():
+    samples = [0.010, 0.011, 0.012, 0.013, 0.014, 0.020]
+    found = estimate_utilization(samples, ideal_s=0.005)
+    assert found.value == pytest.approx(0.4)
+    assert (found.interval.low, found.interval.high) == (pytest.approx(0.25), pytest.approx(0.5))
+    assert found.n == 6
+    assert estimate_utilization(samples[:3], ideal_s=0.005).interval is None
+
+
+def test_gpt_fasts_published_decode_is_most_of_its_bandwidth():
+    # 104.9 tok/s at "1,397 GB/s" (its README): 13.3 GB a token. The config alone gives the same within 2 %.
+    work = estimate_decode_step(LLAMA_2_7B, context_tokens=100)
+    assert work.bytes * 104.9 == pytest.approx(1397e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: estimate_prefill(LLAMA_2_7B, prompt_tokens=0),
+        lambda: estimate_prefill(LLAMA_2_7B, prompt_tokens=4, num_logits=5),
+        lambda: estimate_decode_step(LLAMA_2_7B, context_tokens=-1),
+        lambda: estimate_decode_step(LLAMA_2_7B, context_tokens=5, batch=0),
+        lambda: estimate_decode_step(LLAMA_2_7B | {"sliding_window": 64, "model_type": "mistral"}, context_tokens=64),
+        lambda: estimate_gemm(1, 0, 4, bytes_per_value=2),
+        lambda: estimate_ceiling(estimate_gemm(1, 1, 1, bytes_per_value=2), flop_per_s=0, byte_per_s=1),
+        lambda: estimate_ceiling(estimate_gemm(1, 1, 1, bytes_per_value=2), flop_per_s=1, byte_per_s=1, dispatch_s=-1),
+        lambda: estimate_attainable(math.nan, flop_per_s=1, byte_per_s=1),
+        lambda: estimate_utilization([0.0, 1.0], ideal_s=1),
+        lambda: estimate_utilization([], ideal_s=1),
+    ],
+)
+def test_nonsense_is_refused(call):
+    with pytest.raises(LabkitError):
+        call()
+
+
+def test_a_context_inside_the_window_is_counted():
+    config = LLAMA_2_7B | {"sliding_window": 64, "model_type": "mistral"}
+    assert estimate_decode_step(config, context_tokens=63) == estimate_decode_step(LLAMA_2_7B, context_tokens=63)

@@ -1,0 +1,65 @@
+"""How many parameters has a model, how many does one token use, and how many bytes are that?
+
+Llama, Mistral, Mixtral, Qwen2, Qwen3 (both also as mixtures of experts) and OPT are known families.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from labkit.errors import ModelError
+from labkit.roofline._shape import count_values, read_head_dim, read_int, read_num_kv_heads, read_shape, refuse
+
+__all__ = [
+    "estimate_kv_bytes_per_token",
+    "estimate_num_active_parameters",
+    "estimate_num_parameters",
+    "estimate_weight_bytes",
+]
+
+
+def estimate_kv_bytes_per_token(config: Mapping[str, Any], *, bytes_per_value: float = 2) -> int:
+    """Return the bytes of keys and values that one token keeps in the cache: 2 · L · G · D · bytes_per_value.
+
+    G is the number of key/value heads: H without grouping, 1 for multi-query attention. D comes from `head_dim` when
+    the config has it, and is d / H otherwise: for Qwen3-0.6B these differ by a factor of two.
+    """
+    refuse(config, "kv_lora_rank")
+    num_values = 2 * read_int(config, "num_hidden_layers") * read_num_kv_heads(config) * read_head_dim(config)
+    return math.ceil(num_values * _check_bytes(bytes_per_value))
+
+
+def estimate_num_parameters(config: Mapping[str, Any]) -> int:
+    """Return the number of parameters, tied embeddings counted once; exact for the families named above.
+
+    Raises ModelError for another family rather than giving a number that is nearly right.
+    """
+    shape = read_shape(config)
+    products = sum(inputs * outputs * times for (inputs, outputs), times in shape.shared_products())
+    experts = shape.num_sparse_layers * shape.num_experts * count_values(shape.expert)
+    return products + experts + count_values([shape.head]) + shape.lookup_values + shape.vector_values
+
+
+def estimate_num_active_parameters(config: Mapping[str, Any]) -> int:
+    """Return the parameters that one token uses: all of a dense model, of a mixture without the experts not chosen.
+
+    Both embedding tables are counted, as the model cards do ("Mixtral 8x7B: 46.7B, 12.9B active").
+    """
+    shape = read_shape(config)
+    num_idle = shape.num_sparse_layers * (shape.num_experts - shape.experts_per_token)
+    return estimate_num_parameters(config) - num_idle * count_values(shape.expert)
+
+
+def estimate_weight_bytes(config: Mapping[str, Any], *, bytes_per_value: float = 2) -> int:
+    """Return the bytes of all weights in one dtype: parameters · bytes_per_value (4-bit: 0.5), rounded up.
+
+    A real 4-bit file is larger: it also holds scales, and usually keeps the embeddings in 16 bits.
+    """
+    return math.ceil(estimate_num_parameters(config) * _check_bytes(bytes_per_value))
+
+
+def _check_bytes(bytes_per_value: float) -> float:
+    """Return the value, or raise ModelError where no dtype has it."""
+    if not 0 < bytes_per_value <= 8:
+        raise ModelError(f"bytes_per_value is {bytes_per_value}.", next_step="give 4, 2, 1, or 0.5 for 4 bits.")
+    return bytes_per_value
