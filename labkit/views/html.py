@@ -4,19 +4,24 @@ import re
 import sys
 from html import escape, unescape
 
-__all__ = ["format_code", "format_plain", "view_html"]
+__all__ = ["find_kernel", "format_code", "format_plain", "view_html"]
 
 
 def view_html(html: str, text: str) -> None:
     """Show `html` in a notebook and `text` everywhere else; IPython is used only where it runs already."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython and hasattr(ipython, "get_ipython") else None
-    if shell is None or not hasattr(shell, "kernel"):
+    if find_kernel() is None:
         print(text)
         return
     from IPython.display import display
 
     display({"text/html": html, "text/plain": text}, raw=True)
+
+
+def find_kernel() -> object | None:
+    """Return the notebook kernel that runs this code; None in a script, a test, or IPython on a terminal."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython and hasattr(ipython, "get_ipython") else None
+    return getattr(shell, "kernel", None)
 
 
 def format_code(text: str) -> str:

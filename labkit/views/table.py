@@ -9,10 +9,10 @@ from labkit.progress.state import CourseState, ExerciseState, LabState, Predicti
 from labkit.units import format_number
 from labkit.views.html import view_html
 
-__all__ = ["view_progress"]
+__all__ = ["LAB_MARKS", "MARKS", "format_course", "format_minutes", "format_next", "format_prediction", "view_progress"]
 
-_MARKS = {"passed": "✓", "viewed": "◐", "failed": "✗", "blocked": "▢", "open": "○"}
-_LAB_MARKS = {"complete": "✓", "in progress": "◐", "not started": "○"}
+MARKS = {"passed": "✓", "viewed": "◐", "failed": "✗", "blocked": "▢", "open": "○"}
+LAB_MARKS = {"complete": "✓", "in progress": "◐", "not started": "○"}
 # JupyterLab sets tables to the right unless a style says otherwise; GitHub drops the style and has them left anyway.
 _LEFT = 'style="text-align:left"'
 _LEGEND = "✓ passed, ◐ solution viewed, ✗ failed, ▢ blocked on this hardware, ○ open, * not required"
@@ -23,23 +23,23 @@ def view_progress(lab: str | None = None) -> None:
     course, events = load_course(), load_events()
     state = estimate_state(course, events)
     if lab is None:
-        view_html(_format_course(course, state), format_progress(state))
+        view_html(format_course(course, state), format_progress(state))
         return
     found = [(one, of_lab) for one, of_lab in zip(course.labs, state.labs, strict=True) if one.number == lab]
     if not found:
         raise CheckError(
             f"there is no lab {lab!r}.", next_step=f"choose one of {', '.join(one.number for one in course.labs)}."
         )
-    html = _format_lab(*found[0]) + f"<p>{escape(_format_next(state))}</p>"
-    view_html(html, _format_lab_text(*found[0]) + f"\n{_format_next(state)}")
+    html = _format_lab(*found[0]) + f"<p>{escape(format_next(state))}</p>"
+    view_html(html, _format_lab_text(*found[0]) + f"\n{format_next(state)}")
 
 
-def _format_next(state: CourseState) -> str:
+def format_next(state: CourseState) -> str:
     """Name the next thing to do, as the console table does in its last lines."""
     return next((line for line in format_progress(state).split("\n") if line.startswith(("Next:", "All labs"))), "")
 
 
-def _format_prediction(prediction: Prediction) -> str:
+def format_prediction(prediction: Prediction) -> str:
     """Write "100 tok/s predicted, 74.6 measured (0.75x)" as far as both are known."""
     unit = f" {prediction.unit}" if prediction.unit else ""
     if prediction.predicted is None:
@@ -56,7 +56,8 @@ def _format_value(value: object) -> str:
     return format_number(value) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
 
 
-def _format_course(course: Course, state: CourseState) -> str:
+def format_course(course: Course, state: CourseState) -> str:
+    """Write the whole course as one HTML table, with what to do next under it."""
     rows = []
     for phase in course.phases:
         pairs = [
@@ -69,27 +70,28 @@ def _format_course(course: Course, state: CourseState) -> str:
     return (
         '<table aria-label="progress through the course">'
         + _format_row(("lab", "state", "exercises", "quiz", "minutes", "predictions"), tag="th")
-        + f"{''.join(rows)}</table><p>{escape(_format_next(state))}</p><p><small>{_LEGEND}</small></p>{damaged}"
+        + f"{''.join(rows)}</table><p>{escape(format_next(state))}</p><p><small>{_LEGEND}</small></p>{damaged}"
     )
 
 
 def _format_course_row(lab: Lab, state: LabState) -> str:
     exercises = " ".join(
-        f"{_MARKS[item.state]}&nbsp;{item.id}{'*' if item.is_stretch else ''}" for item in state.exercises
+        f"{MARKS[item.state]}&nbsp;{item.id}{'*' if item.is_stretch else ''}" for item in state.exercises
     )
-    predictions = "<br>".join(f"{escape(item.id)}: {escape(_format_prediction(item))}" for item in state.predictions)
+    predictions = "<br>".join(f"{escape(item.id)}: {escape(format_prediction(item))}" for item in state.predictions)
     cells = (
         f"<strong>{escape(state.number)}</strong> {escape(state.title)}",
-        f"{_LAB_MARKS[state.state]}&nbsp;{state.state}",
+        f"{LAB_MARKS[state.state]}&nbsp;{state.state}",
         exercises,
         f"{state.num_quiz_passed}&nbsp;of&nbsp;{state.num_quiz}",
-        _format_minutes(lab, state),
+        format_minutes(lab, state),
         predictions,
     )
     return _format_row(cells)
 
 
-def _format_minutes(lab: Lab, state: LabState) -> str:
+def format_minutes(lab: Lab, state: LabState) -> str:
+    """Write "12 of 45": minutes at work, and those of the lab's card."""
     return f"{state.minutes:.0f} of {lab.minutes}"
 
 
@@ -99,15 +101,15 @@ def _format_row(cells: tuple[str, ...], *, tag: str = "td") -> str:
 
 def _format_lab(lab: Lab, state: LabState) -> str:
     rows = [
-        _format_row((f"{_MARKS[item.state]}&nbsp;{item.state}", escape(_format_title(item)), str(item.num_attempts)))
+        _format_row((f"{MARKS[item.state]}&nbsp;{item.state}", escape(_format_title(item)), str(item.num_attempts)))
         for item in state.exercises
     ]
     rows += [
-        _format_row(("prediction", escape(f"{item.id}: {_format_prediction(item)}"), "")) for item in state.predictions
+        _format_row(("prediction", escape(f"{item.id}: {format_prediction(item)}"), "")) for item in state.predictions
     ]
     return (
         f"<p><strong>Lab {escape(state.number)}, {escape(state.title)}: {state.state}</strong> "
-        f"({_format_minutes(lab, state)} minutes, quiz {state.num_quiz_passed} of {state.num_quiz})</p>"
+        f"({format_minutes(lab, state)} minutes, quiz {state.num_quiz_passed} of {state.num_quiz})</p>"
         f'<table aria-label="progress in lab {escape(state.number)}">'
         + _format_row(("state", "exercise", "attempts"), tag="th")
         + f"{''.join(rows)}</table>"
@@ -121,7 +123,7 @@ def _format_title(item: ExerciseState) -> str:
 def _format_lab_text(lab: Lab, state: LabState) -> str:
     lines = [
         f"Lab {state.number}, {state.title}: {state.state} "
-        f"({_format_minutes(lab, state)} minutes, quiz {state.num_quiz_passed} of {state.num_quiz})"
+        f"({format_minutes(lab, state)} minutes, quiz {state.num_quiz_passed} of {state.num_quiz})"
     ]
-    lines += [f"{_MARKS[item.state]} {item.state:<8} {_format_title(item)}" for item in state.exercises]
-    return "\n".join(lines + [f"  {item.id}: {_format_prediction(item)}" for item in state.predictions])
+    lines += [f"{MARKS[item.state]} {item.state:<8} {_format_title(item)}" for item in state.exercises]
+    return "\n".join(lines + [f"  {item.id}: {format_prediction(item)}" for item in state.predictions])
