@@ -9,6 +9,7 @@ Self times add up to the time that was covered; total times add up to more, beca
 for the child and for every parent.
 """
 
+import collections
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -40,7 +41,11 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """All calls of one name. As in torch's table, a call inside a call of the same name counts twice in `total_s`."""
+    """All calls of one name.
+
+    As in torch's table: a call whose only child has the same name is a wrapper, and both count as one call; any other
+    call inside a call of the same name counts again in `total_s` (in `self_s` nothing counts twice).
+    """
 
     name: str
     num_calls: int
@@ -97,11 +102,14 @@ def measure_depths(events: Sequence[Event]) -> list[int]:
 def measure_table(events: Sequence[Event]) -> tuple[TableRow, ...]:
     """Return one row per name, the largest self time first."""
     rows: dict[str, list] = {}
-    for event, self_s in zip(events, measure_self_times(events), strict=True):
+    parents = _find_parents(events)
+    num_children = collections.Counter(parents)
+    for event, parent, self_s in zip(events, parents, measure_self_times(events), strict=True):
         row = rows.setdefault(event.name, [0, 0.0, 0.0])
-        row[0] += 1
-        row[1] += event.duration_s
         row[2] += self_s
+        if parent is None or events[parent].name != event.name or num_children[parent] > 1:
+            row[0] += 1
+            row[1] += event.duration_s
     return tuple(sorted((TableRow(name, *row) for name, row in rows.items()), key=lambda row: (-row.self_s, row.name)))
 
 
@@ -114,7 +122,7 @@ def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, en
     if not end_s > start_s:
         raise LabkitError(f"the window runs from {start_s} to {end_s} s.", next_step="give an end after the start.")
     gaps, reached = [], start_s
-    for start, end in sorted(intervals):
+    for start, end in sorted(one for one in intervals if one[1] > one[0]):
         if start >= end_s:
             break
         if start > reached:

@@ -16,7 +16,8 @@ from labkit.timing import synchronize
 
 __all__ = ["Puzzle", "estimate_plant", "load_learner", "load_puzzle"]
 
-_SHARE = 0.6  # of the time of one step, added to one module: several times a whole layer
+_SHARE = 1.5  # times the time of one step, added to one module: many times a whole layer
+_LEAST_S = 0.005  # more than what a busy machine adds to the others by chance
 _FIRST = 20  # the decoy's first call takes this many times the extra time of the slow one
 _SIZE = 128
 _QUIET = re.compile(r"norm|act|rotary|dropout|emb", re.IGNORECASE)
@@ -56,10 +57,10 @@ class Puzzle:
         slow, decoy = estimate_plant(modules, learner=learner)
         left, right = torch.rand(2, _SIZE, _SIZE, device=device).unbind()
         self._pair, self._waste = (left, right), torch.empty(_SIZE, _SIZE, device=device)
-        one_s = self._measure_extra()
+        extra = max(_SHARE * step_s, _LEAST_S) / self._measure_extra()
         self._modules = (modules[slow], modules[decoy])
-        self._plant(modules[slow], max(8, round(_SHARE * step_s / one_s)), is_once=False)
-        self._plant(modules[decoy], max(8, round(_FIRST * _SHARE * step_s / one_s)), is_once=True)
+        self._plant(modules[slow], max(8, round(extra)), is_once=False)
+        self._plant(modules[decoy], max(8, round(_FIRST * extra)), is_once=True)
 
     def _measure_extra(self) -> float:
         """Seconds of one unit of useless work: the middle of a few."""

@@ -155,19 +155,24 @@ def _open_ranges(model, record_function, device: str) -> Iterator[None]:
 
     def enter(name: str):
         def hook(*_):
-            is_open.append(record_function(f"{_MODULE}{name}"))
-            is_open[-1].__enter__()
+            is_open.append((name, record_function(f"{_MODULE}{name}")))
+            is_open[-1][1].__enter__()
 
         return hook
 
-    def leave(*_):
-        if device != "cpu":
-            synchronize(device)  # else the range would hold the launch of its kernels, and not their time
-        is_open.pop().__exit__(None, None, None)
+    def leave(name: str):
+        def hook(*_):
+            if device != "cpu":
+                synchronize(device)  # else the range would hold the launch of its kernels, and not their time
+            if is_open and is_open[-1][0] == name:  # not where another hook raised before ours was called
+                is_open.pop()[1].__exit__(None, None, None)
+
+        return hook
 
     for name, module in model.named_modules() if model is not None else ():
-        handles.append(module.register_forward_pre_hook(enter(name or type(module).__name__)))
-        handles.append(module.register_forward_hook(leave, always_call=True))
+        name = name or type(module).__name__
+        handles.append(module.register_forward_pre_hook(enter(name)))
+        handles.append(module.register_forward_hook(leave(name), always_call=True))
     try:
         yield
     finally:

@@ -1,0 +1,577 @@
+"""Events, traces, exports and memory as plain data; real profiles against torch's own tables."""
+
+import gzip
+import json
+import sqlite3
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.errors import LabkitError
+from labkit.profiling import nsight, puzzle, trace
+from labkit.profiling.events import Event, measure_depths, measure_idle, measure_self_times, measure_table
+from labkit.progress import append_event
+
+# Self and total time
+
+
+@st.composite
+def trees(draw):
+    """Nested events with whole seconds: intervals cut inside intervals, on up to two threads, in any order."""
+    found = []
+
+    def fill(start, end, depth, thread):
+        at = start
+        while at < end and draw(st.booleans()):
+            begin = draw(st.integers(at, end))
+            stop = draw(st.integers(begin, end))
+            if stop > begin:
+                found.append(Event(draw(st.sampled_from("abc")), begin, stop, thread=thread))
+                if depth < 4 and stop - begin < end - start:
+                    fill(begin, stop, depth + 1, thread)
+            at = max(stop, begin + 1)
+
+    for thread in range(draw(st.integers(1, 2))):
+        fill(0, 24, 0, thread)
+    return draw(st.permutations(found))
+
+
+def find_owner(events, thread, second):
+    """Brute force: of all events that hold this second, the innermost is the shortest (the later begun of equals)."""
+    holding = [e for e in events if e.thread == thread and e.start_s <= second < e.end_s]
+    return min(holding, key=lambda e: e.duration_s, default=None)
+
+
+@given(trees())
+def test_self_times_of_random_trees_equal_counting_second_by_second(events):
+    owned = {}
+    for thread in {e.thread for e in events}:
+        for second in range(24):
+            owner = find_owner(events, thread, second)
+            if owner is not None:
+                owned[owner.name, thread] = owned.get((owner.name, thread), 0) + 1
+    own = {}
+    for event, self_s in zip(events, measure_self_times(events), strict=True):
+        assert 0 <= self_s <= event.duration_s
+        own[event.name, event.thread] = own.get((event.name, event.thread), 0) + self_s
+    # Two events with the same interval cannot be told apart by counting: compare where no name depends on that.
+    intervals = [(e.thread, e.start_s, e.end_s) for e in events]
+    if len(set(intervals)) == len(intervals):
+        assert {key: value for key, value in own.items() if value} == owned
+    assert sum(own.values()) == sum(owned.values())
+
+
+@given(trees())
+def test_depth_is_the_number_of_events_around(events):
+    intervals = {(e.thread, e.start_s, e.end_s) for e in events}
+    if len(intervals) < len(events):
+        return
+    for event, depth in zip(events, measure_depths(events), strict=True):
+        around = [
+            e for e in events
+            if e is not event and e.thread == event.thread and e.start_s <= event.start_s and event.end_s <= e.end_s
+        ]  # fmt: skip
+        assert depth == len(around)
+
+
+def test_a_small_tree_by_hand():
+    events = [Event("linear", 0.0, 10.0), Event("matmul", 1.0, 8.0), Event("mm", 2.0, 7.0), Event("add", 8.0, 9.0),
+              Event("linear", 10.0, 11.0), Event("mm", 3.0, 4.0, thread=1)]  # fmt: skip
+    events += [Event("div_", 20.0, 22.0), Event("div_", 20.5, 21.0)]  # a wrapper and what it wraps are one call
+    rows = {row.name: (row.num_calls, row.total_s, row.self_s) for row in measure_table(events)}
+    assert rows == {"linear": (2, 11.0, 3.0), "mm": (2, 6.0, 6.0), "matmul": (1, 7.0, 2.0), "add": (1, 1.0, 1.0),
+                    "div_": (1, 2.0, 2.0)}  # fmt: skip
+    assert [row.name for row in measure_table(events)][0] == "mm", "the largest self time first"
+    assert measure_depths(events) == [0, 1, 2, 1, 0, 0, 0, 1]
+
+
+def test_a_child_that_outlasts_its_parent_by_a_rounding_takes_no_more_than_there_is():
+    own = measure_self_times([Event("parent", 0.0, 1.0), Event("child", 0.5, 1.000001)])
+    assert own[0] == pytest.approx(0.5)
+    assert measure_self_times([]) == []
+
+
+# Idle time
+
+
+@given(st.lists(st.tuples(st.integers(-5, 25), st.integers(0, 12)), max_size=12))
+def test_idle_time_equals_counting_second_by_second(parts):
+    intervals = [(start, start + length) for start, length in parts]
+    idle = measure_idle(intervals, start_s=0, end_s=20)
+    free = [k for k in range(20) if not any(start <= k < end for start, end in intervals)]
+    assert idle.idle_s == len(free)
+    assert idle.fraction == len(free) / 20
+    assert sum(end - start for start, end in idle.gaps) == len(free)
+    assert all(a[1] < b[0] for a, b in zip(idle.gaps, idle.gaps[1:], strict=False)), "gaps are apart and in order"
+
+
+def test_overlapping_nested_and_outlying_intervals_by_hand():
+    idle = measure_idle([(6.0, 8.0), (1.0, 4.0), (2.0, 3.0), (-3.0, 0.5), (7.0, 7.5)], start_s=0.0, end_s=10.0)
+    assert idle.gaps == ((0.5, 1.0), (4.0, 6.0), (8.0, 10.0))
+    assert (idle.idle_s, idle.fraction, idle.longest_s) == (4.5, 0.45, 2.0)
+    assert measure_idle([], start_s=1.0, end_s=3.0).fraction == 1.0
+    assert measure_idle([(0, 9)], start_s=1.0, end_s=3.0).gaps == ()
+    assert measure_idle([(5, 6)], start_s=1.0, end_s=3.0).fraction == 1.0
+    with pytest.raises(LabkitError, match="window"):
+        measure_idle([], start_s=2.0, end_s=2.0)
+
+
+# Chrome traces
+
+TRACE_SCHEMA = {
+    "type": "object",
+    "required": ["traceEvents"],
+    "properties": {
+        "displayTimeUnit": {"enum": ["ms", "ns"]},
+        "traceEvents": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["ph", "name", "pid", "tid", "ts"],
+                "properties": {
+                    "ph": {"enum": ["X", "M"]},
+                    "name": {"type": "string"},
+                    "cat": {"type": "string"},
+                    "ts": {"type": "number", "minimum": 0},
+                    "dur": {"type": "number", "minimum": 0},
+                    "pid": {"type": "integer"},
+                    "tid": {"type": "integer"},
+                    "args": {"type": "object"},
+                },
+                "if": {"properties": {"ph": {"const": "X"}}},
+                "then": {"required": ["dur", "cat"]},
+            },
+        },
+    },
+}
+EVENTS = [
+    Event("0", 5.0, 5.01, "step", 1, 0),
+    Event("aten::linear", 5.001, 5.004, "operator", 1, 0),
+    Event("aten::mm", 5.002, 5.003, "operator", 1, 0),
+    Event('odd "name" ü', 5.0025, 5.0026, "kernel", "stream 7", None),
+]
+
+
+@pytest.mark.parametrize("name", ["profile.json", "profile.json.gz"])
+def test_a_trace_matches_the_format_and_reads_back(tmp_path, name):
+    path = trace.save_trace(EVENTS, tmp_path / "sub" / name)
+    raw = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
+    content = json.loads(raw)
+    jsonschema.validate(content, TRACE_SCHEMA)
+    assert trace.check_trace(content) == []
+    names = {
+        (row["pid"], row["tid"]): row["args"]["name"] for row in content["traceEvents"] if row["name"] == "thread_name"
+    }
+    assert "stream 7" in names.values(), "the viewers show the name of each row"
+    back = trace.load_trace(path)
+    assert [(e.name, e.kind, e.thread, e.step) for e in back] == [(e.name, e.kind, e.thread, e.step) for e in EVENTS]
+    for mine, read in zip(EVENTS, back, strict=True):
+        assert read.start_s == pytest.approx(mine.start_s - 5.0, abs=1e-9)
+        assert read.duration_s == pytest.approx(mine.duration_s, abs=2e-9)
+
+
+def test_an_empty_trace_is_one_too(tmp_path):
+    assert trace.load_trace(trace.save_trace([], tmp_path / "empty.json")) == ()
+
+
+@pytest.mark.parametrize(("content", "phrase"), [
+    ({}, "no list traceEvents"),
+    ({"traceEvents": [{"name": "x"}]}, "no phase"),
+    ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "pid": 1, "tid": 1}]}, "no dur"),
+    ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "dur": -1, "pid": 1, "tid": 1}]}, "ends before"),
+    ({"traceEvents": [{"ph": "X", "name": "x", "ts": "1", "dur": 1, "pid": 1, "tid": 1}]}, "no ts"),
+    ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "dur": 1}]}, "no pid"),
+])  # fmt: skip
+def test_what_is_no_trace_is_refused_with_the_reason(tmp_path, content, phrase):
+    path = tmp_path / "bad.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(LabkitError, match=phrase):
+        trace.load_trace(path)
+
+
+def test_a_file_that_is_cut_short_or_missing_is_a_sentence(tmp_path):
+    path = tmp_path / "cut.json"
+    path.write_text('{"traceEvents": [')
+    for bad in (path, tmp_path / "none.json"):
+        with pytest.raises(LabkitError, match="no readable trace"):
+            trace.load_trace(bad)
+
+
+# Nsight: made-up files in the documented layout of columns
+
+KERNELS = """Generating SQLite file decode.sqlite from decode.nsys-rep
+Processing [decode.sqlite] with [reports/cuda_gpu_kern_sum.py]...
+
+"Time (%)","Total Time (ns)","Instances","Avg (ns)","Med (ns)","Min (ns)","Max (ns)","StdDev (ns)","Name"
+25.0,"1,000,000",50,20000.0,20000.0,18000,24000,900.0,"void add<float, (int)4>(float *, int)"
+75.0,"3,000,000",100,30000.0,29000.0,26000,44000,1800.0,gemv
+"""
+APIS = """Time (%),Total Time (ns),Num Calls,Avg (ns),Med (ns),Min (ns),Max (ns),StdDev (ns),Name
+60.0,600,3,200.0,200.0,100,300,100.0,cudaLaunchKernel
+40.0,400,1,400.0,400.0,400,400,0.0,cudaStreamSynchronize
+"""
+COPIES = """Time (%),Total Time (ns),Count,Avg (ns),Med (ns),Min (ns),Max (ns),StdDev (ns),Operation
+100.0,1500,3,500.0,500.0,500,500,0.0,[CUDA memcpy Host-to-Device]
+"""
+RANGES = """Time (%),Total Time (ns),Instances,Avg (ns),Med (ns),Min (ns),Max (ns),StdDev (ns),Style,Range
+100.0,2000,2,1000.0,1000.0,900,1100,100.0,PushPop,:step 0
+"""
+
+
+def write(tmp_path, text, name="report.csv"):
+    path = tmp_path / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_kernel_summary_is_read_past_its_preamble_with_thousands_and_commas_in_names(tmp_path):
+    rows = nsight.load_nsys_csv(write(tmp_path, KERNELS), report="cuda_gpu_kern_sum")
+    assert [(row.name, row.num_calls) for row in rows] == [("gemv", 100), ("void add<float, (int)4>(float *, int)", 50)]
+    assert [row.total_s for row in rows] == pytest.approx([3e-3, 1e-3])
+    assert [row.mean_s for row in rows] == pytest.approx([3e-5, 2e-5])
+    assert [row.fraction for row in rows] == pytest.approx([0.75, 0.25])
+
+
+@pytest.mark.parametrize(("report", "text", "first", "calls"), [
+    ("cuda_api_sum", APIS, "cudaLaunchKernel", 3),
+    ("cuda_gpu_mem_time_sum", COPIES, "[CUDA memcpy Host-to-Device]", 3),
+    ("nvtx_sum", RANGES, ":step 0", 2),
+    ("osrt_sum", APIS, "cudaLaunchKernel", 3),
+    ("cuda_api_sum", KERNELS.replace("\n\n", "\n") + "\n" + APIS, "cudaLaunchKernel", 3),
+    ("cuda_gpu_kern_sum", KERNELS + "\n" + APIS, "gemv", 100),
+])  # fmt: skip
+def test_other_reports_and_two_tables_in_one_file_are_read(tmp_path, report, text, first, calls):
+    rows = nsight.load_nsys_csv(write(tmp_path, text), report=report)
+    assert (rows[0].name, rows[0].num_calls) == (first, calls)
+
+
+def test_the_unit_of_time_is_the_headers(tmp_path):
+    text = APIS.replace("(ns)", "(us)")
+    assert nsight.load_nsys_csv(write(tmp_path, text), report="cuda_api_sum")[0].total_s == pytest.approx(600e-6)
+    with pytest.raises(LabkitError, match="unit"):
+        nsight.load_nsys_csv(write(tmp_path, APIS.replace("(ns)", "(fortnights)")), report="cuda_api_sum")
+
+
+@pytest.mark.parametrize(("text", "report", "phrase"), [
+    (APIS, "cuda_gpu_kern_sum", "looks like cuda_api_sum"),
+    (KERNELS, "cuda_api_sum", "looks like cuda_gpu_kern_sum"),
+    ("a,b\n1,2\n", "cuda_api_sum", "no summary table"),
+    ("", "cuda_api_sum", "no summary table"),
+    (APIS.replace("600", "many"), "cuda_api_sum", "no row of numbers"),
+    (APIS, "gpu_sum", "no reader for the report 'gpu_sum'"),
+])  # fmt: skip
+def test_a_wrong_file_is_named_and_the_next_step_said(tmp_path, text, report, phrase):
+    with pytest.raises(LabkitError, match=phrase) as caught:
+        nsight.load_nsys_csv(write(tmp_path, text), report=report)
+    assert caught.value.next_step
+
+
+def make_export(path, *, with_kernels=True, with_strings=True):
+    """A small export by hand: three kernels on two streams, a copy, and the calls that started them."""
+    base = sqlite3.connect(path)
+    if with_strings:
+        base.execute("create table StringIds (id integer primary key, value text not null)")
+        base.executemany("insert into StringIds values (?, ?)", [(1, "gemv"), (2, "add"), (3, "cudaLaunchKernel")])
+    if with_kernels:
+        base.execute('create table CUPTI_ACTIVITY_KIND_KERNEL (start integer, "end" integer, deviceId integer, '
+                     "streamId integer, correlationId integer, demangledName integer, shortName integer)")  # fmt: skip
+        base.executemany("insert into CUPTI_ACTIVITY_KIND_KERNEL values (?, ?, 0, ?, ?, ?, ?)", [
+            (10_000, 14_000, 7, 1, 1, 1), (16_000, 18_000, 7, 2, 2, 2), (13_000, 15_000, 13, 3, 1, 1),
+        ])  # fmt: skip
+        base.execute('create table CUPTI_ACTIVITY_KIND_MEMCPY (start integer, "end" integer, streamId integer)')
+        base.execute("insert into CUPTI_ACTIVITY_KIND_MEMCPY values (19000, 20000, 7)")
+        base.execute('create table CUPTI_ACTIVITY_KIND_RUNTIME (start integer, "end" integer, globalTid integer, '
+                     "correlationId integer, nameId integer)")  # fmt: skip
+        base.execute("insert into CUPTI_ACTIVITY_KIND_RUNTIME values (9000, 9500, 99, 1, 3)")
+    base.commit()
+    base.close()
+    return path
+
+
+def test_an_sqlite_export_gives_kernels_gaps_and_api_calls(tmp_path):
+    events = nsight.load_nsys_sqlite(make_export(tmp_path / "decode.sqlite"))
+    kernels = [event for event in events if event.kind == "kernel"]
+    assert [(e.name, e.thread) for e in kernels] == [
+        ("gemv", "stream 7"), ("gemv", "stream 13"), ("add", "stream 7"), ("memcpy", "stream 7"),
+    ]  # fmt: skip
+    assert [e.name for e in events if e.kind == "runtime"] == ["cudaLaunchKernel"]
+    assert events[0].start_s == 0.0, "seconds from the first event on"
+    idle = measure_idle([(e.start_s, e.end_s) for e in kernels], start_s=1e-6, end_s=11e-6)
+    assert idle.idle_s == pytest.approx(2e-6), "10-15 and 16-18 and 19-20: the two streams overlap"
+    assert measure_table(kernels)[0].total_s == pytest.approx(6e-6)
+
+
+def test_a_wrong_database_is_named(tmp_path):
+    with pytest.raises(LabkitError, match="no table StringIds"):
+        nsight.load_nsys_sqlite(make_export(tmp_path / "a.sqlite", with_kernels=False, with_strings=False))
+    with pytest.raises(LabkitError, match="holds no kernels"):
+        nsight.load_nsys_sqlite(make_export(tmp_path / "b.sqlite", with_kernels=False))
+    with pytest.raises(LabkitError, match="no SQLite export"):
+        nsight.load_nsys_sqlite(
+            write(tmp_path, "this is text, and long enough to be no empty database" * 20, "c.sqlite")
+        )
+    with pytest.raises(LabkitError, match="there is no file"):
+        nsight.load_nsys_sqlite(tmp_path / "none.sqlite")
+
+
+def test_the_commands_record_the_program_of_this_lab():
+    text = nsight.format_commands(context_tokens=128, num_steps=7)
+    assert "python -m labkit.profiling --context 128 --steps 7" in text
+    for part in ("nsys profile", "--capture-range=cudaProfilerApi", "cuda_gpu_kern_sum,cuda_api_sum", "--type sqlite",
+                 "ncu --set basic", "--profile-from-start off"):  # fmt: skip
+        assert part in text
+
+
+# Memory: the module loads without torch
+
+
+def test_the_categories_add_up_to_the_whole():
+    from labkit.profiling.memory import estimate_breakdown
+
+    parts = estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200, reserved_bytes=140)
+    assert parts == {"weights": 100, "kv_cache": 20, "activations": 5, "slack": 15, "rest": 60}
+    assert sum(parts.values()) == 200
+    on_cpu = estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200)
+    assert (on_cpu["slack"], on_cpu["rest"]) == (0, 75)
+    with pytest.raises(LabkitError, match="need 125 bytes, and 110 are used"):
+        estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=110)
+
+
+def test_the_peak_is_the_highest_running_sum_after_the_beginning():
+    from labkit.profiling.memory import estimate_peak
+
+    changes = [(1, 1000), (10, 50), (11, 30), (12, -50), (13, 40), (14, -70)]
+    assert estimate_peak(changes, begin_ns=10) == 80
+    assert estimate_peak(list(reversed(changes)), begin_ns=10) == 80, "by time, not by order"
+    assert estimate_peak([(1, 1000), (10, -400), (11, 100)], begin_ns=10) == 0
+    assert estimate_peak([]) == 0
+
+
+# The puzzle: which module
+
+NAMES = ["LlamaForCausalLM", "model", "model.embed_tokens", "lm_head", "model.norm"] + [
+    f"model.layers.{k}{part}"
+    for k in range(6)
+    for part in ("", ".mlp", ".mlp.up_proj", ".mlp.down_proj", ".mlp.act_fn", ".self_attn", ".self_attn.q_proj",
+                 ".input_layernorm")
+]  # fmt: skip
+
+
+def test_the_slow_module_is_a_leaf_with_weights_in_a_layer_and_differs_between_learners():
+    slow = set()
+    for k in range(300):
+        pair = puzzle.estimate_plant(NAMES, learner=f"learner {k}")
+        assert pair == puzzle.estimate_plant(NAMES[::-1], learner=f"learner {k}"), "the order of names has no say"
+        assert pair[0] != pair[1]
+        assert all(name.endswith("_proj") for name in pair)
+        slow.add(pair[0])
+    assert len(slow) == 18, "every module of every layer can be the slow one"
+
+
+def test_the_learner_is_the_oldest_event_and_stays_the_same(tmp_path, monkeypatch):
+    first = puzzle.load_learner()  # a fresh home: an event is written, and counts from then on
+    append_event("attempt", exercise="11.1", version=1, outcome="passed", sentence="")
+    assert puzzle.load_learner() == first
+    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "another"))
+    assert puzzle.load_learner() != first
+
+
+def test_a_model_without_layers_is_refused():
+    with pytest.raises(LabkitError, match="too few"):
+        puzzle.estimate_plant(["a", "b.0.norm"], learner="x")
+
+
+# With torch
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A random decoder of two layers, and its phases."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from labkit.profiling.phases import Phases
+
+    torch.set_num_threads(1)
+    config = transformers.LlamaConfig(
+        hidden_size=128, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=64, vocab_size=512, max_position_embeddings=256, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.LlamaForCausalLM(config).eval()
+    return model, Phases(model, range(40), context_tokens=32)
+
+
+@pytest.mark.slow
+def test_the_table_of_a_real_profile_equals_torchs_own(small):
+    torch = pytest.importorskip("torch")
+    from labkit.profiling import run
+
+    _, phases = small
+    for work in (phases.run_prefill, phases.run_decode):
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        with torch.profiler.profile(activities=activities) as profiler, torch.profiler.record_function("step/0"):
+            work()
+        mine = {row.name: row for row in measure_table([e for e in run._read_events(profiler) if e.kind == "operator"])}
+        theirs = {row.key: row for row in profiler.key_averages() if row.key.startswith("aten::")}
+        assert mine.keys() == theirs.keys() and len(mine) > 10
+        for name, row in theirs.items():
+            assert mine[name].num_calls == row.count
+            assert mine[name].total_s * 1e6 == pytest.approx(row.cpu_time_total, abs=0.01 * row.count, rel=1e-6)
+            assert mine[name].self_s * 1e6 == pytest.approx(row.self_cpu_time_total, abs=0.05 * row.count, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_a_profile_has_its_steps_and_ranges_and_leaves_no_hook(small):
+    from labkit.profiling import run_profile
+
+    model, phases = small
+    calls = []
+    profile = run_profile(lambda: calls.append(phases.run_decode()), num_steps=3, num_warmup=2, model=model)
+    assert len(calls) == 2 + 1 + 3, "warm-up, one to settle the profiler, and three steps"
+    assert [(e.name, e.step) for e in profile.select("step")] == [("0", 0), ("1", 1), ("2", 2)]
+    names = {event.name for event in profile.select("module")}
+    assert {"LlamaForCausalLM", "model.layers.1.mlp.down_proj", "lm_head"} <= names
+    assert all(row.num_calls % 3 == 0 for row in profile.measure_table("module"))
+    root = next(row for row in profile.measure_table("module") if row.name == "LlamaForCausalLM")
+    assert sum(row.self_s for row in profile.measure_table("module")) == pytest.approx(root.total_s)
+    for step in range(3):
+        (window,) = profile.select("step", step=step)
+        own = sum(row.self_s for row in measure_table(profile.select("operator", step=step)))
+        idle = profile.measure_idle(step=step)
+        assert own + idle.idle_s == pytest.approx(window.duration_s), "self times and gaps fill the step"
+        assert 0 < idle.fraction < 1
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    first = run_profile(lambda: calls.append(1), num_steps=2, num_warmup=0)
+    assert calls[-2:] == [1, 1] and calls[-3] != 1, "without warm-up the very first call is step 0"
+    assert len(first.step_s) == 2
+    with pytest.raises(LabkitError, match="0 steps"):
+        run_profile(phases.run_decode, num_steps=0)
+
+
+@pytest.mark.slow
+def test_a_step_that_raises_leaves_no_hook(small):
+    from labkit.profiling import run_profile
+
+    model, phases = small
+
+    def fail(*_):
+        raise ValueError("in the middle")
+
+    handle = model.model.layers[1].register_forward_pre_hook(fail)
+    with pytest.raises(ValueError, match="in the middle"):
+        run_profile(phases.run_prefill, num_steps=1, num_warmup=0, model=model)
+    handle.remove()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    names = {event.name for event in run_profile(phases.run_prefill, num_steps=1, model=model).select("module")}
+    assert len(names) == len(list(model.named_modules())) - 1, "every module but the list of layers"
+
+
+@pytest.mark.slow
+def test_overhead_pairs_both_ways_of_running(small):
+    from labkit.profiling.run import measure_overhead
+
+    overhead = measure_overhead(small[1].run_decode, num_pairs=3, steps_per_pair=2)
+    assert len(overhead.plain_s) == len(overhead.profiled_s) == 3
+    assert min(overhead.plain_s + overhead.profiled_s) > 0
+
+
+@pytest.mark.slow
+def test_a_trace_of_torch_itself_is_read(small, tmp_path):
+    torch = pytest.importorskip("torch")
+    from labkit.profiling import run_profile
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        small[1].run_decode()
+    profiler.export_chrome_trace(str(tmp_path / "torch.json"))
+    theirs = {row.key: row.count for row in profiler.key_averages() if row.key.startswith("aten::")}
+    read = {row.name: row.num_calls for row in
+            measure_table([e for e in trace.load_trace(tmp_path / "torch.json") if e.kind == "operator"])}  # fmt: skip
+    assert {name: read.get(name) for name in theirs} == theirs
+    profile = run_profile(small[1].run_decode, num_steps=2, model=small[0])
+    back = trace.load_trace(trace.save_trace(profile.events, tmp_path / "ours.json"))
+    assert len(back) == len(profile.events)
+    jsonschema.validate(json.loads((tmp_path / "ours.json").read_text()), TRACE_SCHEMA)
+    mine = {row.name: row.self_s for row in profile.measure_table("module")}
+    again = {row.name: row.self_s for row in measure_table([e for e in back if e.kind == "module"])}
+    assert again == pytest.approx(mine, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_phases_prefill_the_context_and_decode_one_token_with_the_right_cache(small):
+    torch = pytest.importorskip("torch")
+    model, phases = small
+    phases.reset()
+    assert phases.measure_kv_bytes() == 2 * 2 * 1 * 64 * 4 * 32  # K and V · L · G · D · float32 · tokens
+    with torch.inference_mode():
+        ids = torch.cat([phases._ids, phases._next], dim=1)
+        whole = model(ids).logits
+    assert torch.allclose(phases.run_prefill().logits, whole[:, -2:-1], atol=1e-4)
+    assert torch.allclose(phases.run_decode().logits, whole[:, -1:], atol=1e-4)
+    assert phases.measure_kv_bytes() == 2 * 2 * 1 * 64 * 4 * 33
+    for _ in range(70):
+        phases.run_decode()
+    assert 32 < phases._cache.get_seq_length() <= 32 + 64
+    phases.reset()
+    assert phases._cache.get_seq_length() == 32
+    with pytest.raises(LabkitError, match="the model has 256 positions"):
+        type(phases)(model, range(40), context_tokens=200)
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_counted_from_its_allocations(small):
+    torch = pytest.importorskip("torch")
+    from labkit.profiling import memory
+
+    model, phases = small
+    held = []
+
+    def work():
+        first = torch.ones(1000)  # 4,000 bytes
+        second = first * 2  # 4,000 more, while the first is held
+        del first
+        held.append(second.sum().item())
+
+    assert 8000 <= memory.measure_activation_peak(work) < 8200
+    layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 128 + 2 * 128  # Q and O, K and V, the MLP, two norms
+    parameters = 512 * 128 + 2 * layer + 128  # the tied embedding once
+    buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
+    assert memory.measure_weight_bytes(model) == 4 * parameters + buffers
+    parts = memory.measure_breakdown(phases.run_decode, model=model, kv_bytes=phases.measure_kv_bytes())
+    assert list(parts) == ["weights", "kv_cache", "activations", "slack", "rest"]
+    assert all(size >= 0 for size in parts.values()) and parts["activations"] > 0
+
+
+@pytest.mark.slow
+def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_the_words_stay(small):
+    torch = pytest.importorskip("torch")
+    from labkit.profiling import load_puzzle, run_profile
+
+    model, phases = small
+    phases.reset()
+    before = phases.run_decode().logits
+    planted = load_puzzle(model, phases.run_decode)
+    slow, decoy = puzzle.estimate_plant([name for name, _ in model.named_modules()], learner=planted.learner)
+    profile = run_profile(phases.run_decode, num_steps=6, num_warmup=0, model=model)
+    later = measure_table([e for e in profile.select("module") if e.step > 0])
+    assert later[0].name == slow
+    assert later[0].self_s > 2 * later[1].self_s, "also on a noisy machine"
+    assert measure_table(profile.select("module"))[0].name == decoy, "the first call counted, the decoy is ahead"
+    assert measure_table(profile.select("module", step=0))[0].name == decoy
+    phases.reset()
+    assert torch.equal(phases.run_decode().logits, before), "nobody uses what it computes"
+    planted.is_on = False
+    profile = run_profile(phases.run_decode, num_steps=5, model=model)
+    assert measure_table(profile.select("module"))[0].self_s < later[0].self_s
+    planted.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.slow
+def test_the_program_that_nsys_records_runs_here(capsys):
+    pytest.importorskip("torch")
+    from labkit.profiling.__main__ import main
+
+    assert main(["--context", "16", "--steps", "2"]) == 0
+    assert "2 decode steps of python-11m (shipped) at a context of 16, on cpu" in capsys.readouterr().out
