@@ -1,0 +1,202 @@
+"""What does a sweep look like? Curves with intervals; the two regimes, the knee, the limit and the sweet spot in them.
+
+The look, the colours and the text alternative are those of `labkit.plots`. Every mean is geometric, with its 95 %
+t-interval on the log scale over the samples (the runs) of a point.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
+from labkit.regimes import Regimes
+from labkit.stats import _t_quantile  # the quick way to 100,000 intervals
+from labkit.units import format_number
+
+__all__ = ["plot_curves", "plot_scaling"]
+
+_LOOKS = ((MEASURED, "circle"), ("#009E73", "diamond"), ("#CC79A7", "square"), (NEUTRAL, "x"))  # colours and symbols
+_FINE = 200  # points of a fitted line
+
+
+def plot_curves(
+    curves: Mapping[str, Mapping[float, Sequence[float]]],
+    *,
+    x: str,
+    y: str,
+    title: str,
+    is_log_x: bool = True,
+    is_log_y: bool = False,
+    estimates: Mapping[str, Mapping[float, float]] | None = None,
+    limit: tuple[str, float] | None = None,
+):
+    """Return curves of samples over x, one colour and symbol per name, each point with its interval.
+
+    `curves`: name to x to samples, in the unit of the axis label `y`. `estimates`: computed curves, drawn in the
+    estimate colour without points. `limit`: the name and the value of a horizontal line.
+    """
+    figure = make_figure(title, x=x, y=y)
+    said = []
+    for which, (name, points) in enumerate(curves.items()):
+        colour, symbol = _LOOKS[which % len(_LOOKS)]
+        _add_curve(figure, points, name=name, colour=colour, symbol=symbol)
+        said.append(f"{name}: {_describe(points)}")
+    for name, points in (estimates or {}).items():
+        figure.add_scattergl(
+            x=sorted(points), y=[points[key] for key in sorted(points)], mode="lines", name=name,
+            line={"color": ESTIMATE, "width": 2, "dash": "dash"},
+        )  # fmt: skip
+        said.append(f"{name} (computed): " + _list_ends({key: (points[key], None, None) for key in points}))
+    _set_x(figure, [key for points in curves.values() for key in points], is_log=is_log_x)
+    if is_log_y:
+        heights = [value for one in figure.data for value in one.y]
+        _set_log_y(figure, [*heights, *([limit[1]] if limit else [])])
+    else:
+        figure.update_yaxes(rangemode="tozero")
+    if limit:
+        figure.add_hline(y=limit[1], line={"color": NEUTRAL, "dash": "dot"})
+        _add_label(figure, limit[0], y=math.log10(limit[1]) if is_log_y else limit[1])
+        said.append(f"{limit[0]}: {format_number(limit[1])}")
+    return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No curves") + ".")
+
+
+def plot_scaling(
+    step_s: Mapping[int, Sequence[float]],
+    *,
+    title: str,
+    fit: Regimes | None = None,
+    limit_s: float | None = None,
+    sweet_spot: int | None = None,
+):
+    """Return throughput (above) and time of a step (below) over the batch size, with all that was found in them.
+
+    `step_s`: batch size to the seconds of a step in each run; every row gives one token in a step, so the time of a
+    step is what each request waits for a token, and batch / time is the throughput. `fit`: the fitted curve, and the
+    knee with its interval as a band (in the estimate colour). `limit_s`: the latency limit as a line. `sweet_spot`:
+    the batch size that is marked.
+    """
+    figure = make_figure(title, x="batch size (rows in one step)", y="step time, ms")
+    grid = figure.layout.yaxis.to_plotly_json()
+    figure.update_layout(
+        height=560, yaxis={**grid, "domain": [0, 0.46]},
+        yaxis2={**grid, "title": "throughput, tok/s", "domain": [0.54, 1], "anchor": "x"},
+    )  # fmt: skip
+    rates = {batch: [batch / value for value in values] for batch, values in step_s.items()}
+    times = {batch: [1e3 * value for value in values] for batch, values in step_s.items()}
+    _add_curve(figure, rates, name="measured, mean and 95 % interval", axis="y2")
+    _add_curve(figure, times, name="measured", is_listed=False)
+    said = [f"throughput, tok/s: {_describe(rates)}", f"time of a step, ms: {_describe(times)}"]
+    if fit and step_s:
+        said.append(_add_fit(figure, fit, sorted(step_s)))
+    if limit_s:
+        figure.add_hline(y=1e3 * limit_s, line={"color": NEUTRAL, "dash": "dot"}, yref="y")
+        _add_label(figure, f"limit {format_number(1e3 * limit_s)} ms", y=math.log10(1e3 * limit_s))
+        said.append(f"the limit is {format_number(1e3 * limit_s)} ms")
+    if sweet_spot is not None:
+        mark = {"symbol": "star", "size": 17, "color": "#E69F00", "line": {"color": NEUTRAL, "width": 1}}
+        for axis, points in (("y2", rates), ("y", times)):
+            figure.add_scatter(x=[sweet_spot], y=[_average(points[sweet_spot])[0]], mode="markers", marker=mark,
+                               yaxis=axis, name=f"sweet spot: batch {sweet_spot}", showlegend=axis == "y2")  # fmt: skip
+        said.append(f"the sweet spot is batch {sweet_spot}")
+    elif limit_s:
+        said.append("no batch size keeps the limit")
+    _set_x(figure, list(step_s), is_log=True)
+    for axis in ("y", "y2"):
+        heights = [value for one in figure.data if one.yaxis == axis for value in one.y]
+        _set_log_y(figure, [*heights, *([1e3 * limit_s] if limit_s and axis == "y" else [])], axis=axis)
+    return add_alternative(figure, f"{title}. " + "; ".join(said) + ".")
+
+
+def _add_fit(figure, fit: Regimes, batches: Sequence[int]) -> str:
+    low, high = batches[0], batches[-1]
+    fine = [low * (high / low) ** (k / _FINE) for k in range(_FINE + 1)]
+    fitted = [float(value) for value in fit.estimate(fine)]
+    line = {"color": ESTIMATE, "width": 2, "dash": "dash"}
+    for axis, values in (("y2", [b / t for b, t in zip(fine, fitted, strict=True)]), ("y", [1e3 * t for t in fitted])):
+        figure.add_scatter(x=fine, y=values, mode="lines", line=line, yaxis=axis, name=f'fitted, shape "{fit.shape}"',
+                           showlegend=axis == "y2", hoverinfo="skip")  # fmt: skip
+    if fit.verdict != "knee":
+        words = {"flat": "flat to the end", "linear": "linear from the beginning", "cannot tell": "cannot tell"}
+        return f"no knee within the sweep: {words[fit.verdict]}"
+    across = {"xref": "x", "yref": "paper", "y0": 0, "y1": 1}  # both panels
+    figure.add_shape(type="rect", x0=fit.low, x1=fit.high, fillcolor=ESTIMATE, opacity=0.13, line_width=0, **across)
+    figure.add_shape(type="line", x0=fit.knee, x1=fit.knee, line={"color": ESTIMATE, "width": 1}, **across)
+    figure.add_annotation(
+        text=f"knee {fit.knee:.3g} ({fit.low:.3g} to {fit.high:.3g})", x=math.log10(math.sqrt(fit.low * fit.high)),
+        xref="x", y=0.5, yref="paper", showarrow=False, font={"color": ESTIMATE},
+    )  # fmt: skip
+    knee = f"the knee is at batch {fit.knee:.3g}, {fit.low:.3g} to {fit.high:.3g}"
+    return f"{knee}; the fitted curve is {100 * fit.misfit:.0f} % off at most"
+
+
+def _add_curve(figure, points, *, name, colour=MEASURED, symbol="circle", axis="y", is_listed=True) -> None:
+    means = {key: _average(points[key]) for key in sorted(points) if len(points[key])}
+    bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 4,
+            "array": [(high or mean) - mean for mean, _, high in means.values()],
+            "arrayminus": [mean - (low or mean) for mean, low, _ in means.values()]}  # fmt: skip
+    figure.add_scattergl(
+        x=list(means), y=[mean for mean, _, _ in means.values()], mode="lines+markers", name=name, yaxis=axis,
+        marker={"color": colour, "symbol": symbol, "size": 8}, line={"color": colour, "width": 1.5}, error_y=bars,
+        showlegend=is_listed, customdata=[len(points[key]) for key in means],
+        hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra>" + name + "</extra>",
+    )  # fmt: skip
+
+
+def _average(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """The geometric mean with its 95 % interval; no ends where there is one sample, or one not > 0."""
+    if min(values) <= 0:
+        return sum(values) / len(values), None, None
+    logs = [math.log(value) for value in values]
+    n, mean = len(logs), sum(logs) / len(logs)
+    if n < 2:
+        return math.exp(mean), None, None
+    half = _t_quantile(0.975, n - 1) * math.sqrt(sum((one - mean) ** 2 for one in logs) / (n - 1) / n)
+    return math.exp(mean), math.exp(mean - half), math.exp(min(mean + half, 700.0))
+
+
+def _describe(points: Mapping[float, Sequence[float]]) -> str:
+    counts = sorted({len(values) for values in points.values() if len(values)})
+    if not counts:
+        return "no points"
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    return f"{_list_ends({key: _average(points[key]) for key in points if len(points[key])})} ({n} a point)"
+
+
+def _list_ends(means) -> str:
+    """Every point of a short curve; the first, the highest and the last of a long one."""
+    keys = sorted(means)
+    if len(keys) > 8:
+        keys = sorted({keys[0], max(keys, key=lambda key: means[key][0]), keys[-1]})
+    return ", ".join(f"{_write(means[key])} at {key:g}" for key in keys)
+
+
+def _write(mean) -> str:
+    if mean[1] is None:
+        return format_number(float(mean[0]))
+    return f"{format_number(mean[0])} ({format_number(mean[1])} to {format_number(mean[2])})"
+
+
+def _set_x(figure, keys: Sequence[float], *, is_log: bool) -> None:
+    ticks = sorted(set(keys))
+    if is_log and (not ticks or ticks[0] > 0):
+        figure.update_xaxes(type="log")
+    if len(ticks) <= 12:  # what was measured stands on the axis
+        figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
+
+
+def _set_log_y(figure, heights: Sequence[float], *, axis: str = "y") -> None:
+    """A log axis whose ticks are 1, 2, 5 of each decade, or the decades alone when those would be many."""
+    heights = [float(value) for value in heights if value > 0] or [1.0]
+    low, high = math.log10(min(heights)) - 0.12, math.log10(max(heights)) + 0.12
+    decades = range(math.floor(low), math.ceil(high) + 1)
+    for steps in ((1, 2, 5), (1,)):
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+        ticks = [tick for tick in ticks if low <= math.log10(tick) <= high]
+        if len(ticks) <= 9:
+            break
+    name = "yaxis" + axis[1:]
+    figure.update_layout({name: {"type": "log", "tickvals": ticks, "ticktext": [f"{tick:,g}" for tick in ticks]}})
+
+
+def _add_label(figure, text: str, *, y: float) -> None:
+    """Write above a horizontal line, at its left end; on a log axis `y` is the logarithm (Plotly wants it so)."""
+    figure.add_annotation(text=text, x=0.01, xref="paper", y=y, yref="y", yanchor="bottom", showarrow=False)

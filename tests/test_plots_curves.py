@@ -1,0 +1,117 @@
+"""Curves of a sweep: every size of input, intervals that are those of the samples, and everything said in words too."""
+
+import numpy as np
+import pytest
+import scipy.stats
+
+pytest.importorskip("plotly")
+
+import plotly.io  # noqa: E402
+
+from labkit.plots.curves import plot_curves, plot_scaling  # noqa: E402
+from labkit.plots.look import ESTIMATE, MEASURED, format_alternative  # noqa: E402
+from labkit.regimes import fit_regimes  # noqa: E402
+
+STEPS = {b: [t * f for f in (0.97, 1.0, 1.02, 1.05)] for b, t in zip((1, 2, 4, 8, 16, 32, 64),
+         (0.006, 0.0082, 0.010, 0.0113, 0.014, 0.022, 0.032), strict=True)}  # fmt: skip
+LABELS = {"x": "batch size", "y": "throughput, tok/s", "title": "It grows"}
+
+
+def rebuild(figure):
+    return plotly.io.from_json(figure.to_json())
+
+
+def trace(figure, name):
+    return next(one for one in figure.data if one.name and one.name.startswith(name))
+
+
+@pytest.mark.parametrize("curves", [
+    {}, {"a": {}}, {"a": {1: []}}, {"a": {1: [2.0]}}, {"a": {1: [2.0, 3.0]}, "b": {4: [1.0]}}, {"a": {0: [0.0, 1.0]}},
+    pytest.param({"a": {k: [1.0 + k] for k in range(1, 100_001)}}, marks=pytest.mark.slow),
+], ids=["nothing", "no points", "no samples", "one row", "two", "zero", "100,000 rows"])  # fmt: skip
+def test_a_figure_of_any_size_is_built_and_survives_json(curves):
+    figure = plot_curves(curves, **LABELS)
+    assert rebuild(figure) == figure
+    assert figure.layout.title.text == "It grows"
+    assert format_alternative(figure).startswith("It grows. ")
+    assert len(format_alternative(figure)) < 600
+
+
+@pytest.mark.parametrize("steps", [{}, {1: [0.01]}, STEPS], ids=["nothing", "one row", "a sweep"])
+def test_a_scaling_figure_of_any_size_is_built_and_survives_json(steps):
+    figure = plot_scaling(steps, title="It bends", limit_s=0.02)
+    assert rebuild(figure) == figure
+    assert "It bends. " in format_alternative(figure)
+
+
+@pytest.mark.slow
+def test_a_scaling_figure_of_100_000_rows_is_built_and_survives_json():
+    figure = plot_scaling({k: [0.001 * k, 0.0011 * k] for k in range(1, 100_001)}, title="It bends")
+    assert rebuild(figure) == figure
+    assert len(figure.data[0].x) == 100_000
+
+
+def test_a_point_is_the_geometric_mean_with_its_t_interval():
+    figure = plot_curves({"a": {4: [90.0, 100.0, 121.0]}}, **LABELS)
+    logs = np.log([90.0, 100.0, 121.0])
+    oracle = scipy.stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    (curve,) = figure.data
+    assert curve.y[0] == pytest.approx(np.exp(logs.mean()))
+    assert curve.y[0] + curve.error_y.array[0] == pytest.approx(np.exp(oracle.high), rel=1e-6)
+    assert curve.y[0] - curve.error_y.arrayminus[0] == pytest.approx(np.exp(oracle.low), rel=1e-6)
+    assert "n = 3 a point" in format_alternative(figure)
+
+
+def test_one_sample_has_no_interval_and_none_is_invented():
+    (curve,) = plot_curves({"a": {4: [90.0]}}, **LABELS).data
+    assert (curve.error_y.array[0], curve.error_y.arrayminus[0]) == (0, 0)
+
+
+def test_points_stand_in_the_order_of_x_on_an_axis_that_names_what_was_measured():
+    figure = plot_curves({"a": {4: [2.0], 1: [1.0], 16: [3.0]}}, **LABELS)
+    assert list(figure.data[0].x) == [1, 4, 16]
+    assert figure.layout.xaxis.type == "log"
+    assert list(figure.layout.xaxis.ticktext) == ["1", "4", "16"]
+    assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("batch size", "throughput, tok/s")
+
+
+def test_curves_differ_by_symbol_as_well_as_by_colour_and_computed_ones_have_the_colour_of_estimates():
+    curves = {name: {1: [1.0], 2: [2.0]} for name in "abcd"}
+    figure = plot_curves(curves, **LABELS, estimates={"Little": {1: 1.0, 2: 2.0}}, limit=("limit 3", 3.0))
+    looks = [(trace(figure, name).marker.color, trace(figure, name).marker.symbol) for name in "abcd"]
+    assert len({colour for colour, _ in looks}) == len({symbol for _, symbol in looks}) == 4
+    assert looks[0][0] == MEASURED
+    assert trace(figure, "Little").line.color == ESTIMATE
+    assert "Little (computed)" in format_alternative(figure) and "limit 3: 3" in format_alternative(figure)
+
+
+def test_throughput_is_batch_over_time_and_both_panels_have_units():
+    figure = plot_scaling(STEPS, title="It bends")
+    above, below = figure.data[:2]
+    assert above.y[3] * below.y[3] == pytest.approx(8 * 1e3)
+    assert "tok/s" in figure.layout.yaxis2.title.text and "ms" in figure.layout.yaxis.title.text
+
+
+def test_fit_knee_limit_and_sweet_spot_are_drawn_and_said():
+    fit = fit_regimes(STEPS, shape="sum")
+    figure = plot_scaling(STEPS, title="It bends", fit=fit, limit_s=0.02, sweet_spot=16)
+    said = format_alternative(figure)
+    assert fit.verdict == "knee"
+    assert f"the knee is at batch {fit.knee:.3g}, {fit.low:.3g} to {fit.high:.3g}" in said
+    assert "the limit is 20.0 ms" in said and "the sweet spot is batch 16" in said
+    (band,) = [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert (band.x0, band.x1, band.fillcolor) == (fit.low, fit.high, ESTIMATE)
+    fitted = trace(figure, "fitted")
+    assert fitted.line.color == ESTIMATE
+    assert fitted.y[0] == pytest.approx(1 / (fit.flat_s + fit.slope_s))
+    assert list(trace(figure, "sweet spot").x) == [16]
+
+
+@pytest.mark.parametrize(("curve", "words"), [(lambda b: 0.008, "flat to the end"),
+                                              (lambda b: 0.001 * b, "linear from the beginning")])  # fmt: skip
+def test_a_knee_that_is_not_there_is_not_drawn(curve, words):
+    steps = {b: [curve(b), 1.01 * curve(b)] for b in STEPS}
+    figure = plot_scaling(steps, title="No bend", fit=fit_regimes(steps), limit_s=0.0001)
+    assert not [shape for shape in figure.layout.shapes if shape.type == "rect"]
+    assert f"no knee within the sweep: {words}" in format_alternative(figure)
+    assert "no batch size keeps the limit" in format_alternative(figure)
