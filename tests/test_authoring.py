@@ -495,6 +495,12 @@ def test_a_picture_stays_beside_its_figure_and_scripts_and_widgets_go():
     assert [dict(output.data) for output in outputs] == [figure]
 
 
+def test_the_name_of_one_runs_live_view_goes_and_its_table_stays():
+    html = '<div data-labkit-live="0123456789abcdef"><table></table></div>'
+    (output,) = clean(nbformat.v4.new_output("display_data", {"text/html": html})).cells[0].outputs
+    assert output.data["text/html"] == "<div><table></table></div>"
+
+
 # Executing (a real kernel)
 
 

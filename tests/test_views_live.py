@@ -147,7 +147,7 @@ def test_the_two_colours_are_those_of_the_figures():
     from labkit.plots import ESTIMATE, MEASURED
 
     style = (VIEWS / "live.css").read_text(encoding="utf-8")
-    assert f".labkit-minutes {{ background: {ESTIMATE.lower()}" in style
+    assert f".labkit-minutes {{ border: 1px solid {ESTIMATE.lower()}" in style
     assert f".labkit-minutes .labkit-fill {{ background: {MEASURED.lower()}" in style
 
 
@@ -177,6 +177,7 @@ def test_in_a_kernel_the_view_follows_the_file_and_ends_with_its_widget(run_note
         v4.new_notebook(cells=[v4.new_code_cell(cell) for cell in cells]), LABKIT_COURSE=os.environ["LABKIT_COURSE"]
     )
     (output,) = done.cells[1].outputs
-    assert set(output.data) == {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"}
-    assert "<table" in output.data["text/html"] and "98   Doubling" in output.data["text/plain"]
+    assert set(output.data) == {"text/html", "text/plain"}, "a stored widget without its kernel is an error message"
+    assert re.match(r'<div data-labkit-live="[0-9a-f]{32}"><table', output.data["text/html"])
+    assert "98   Doubling" in output.data["text/plain"]
     assert done.cells[3].outputs[0]["text"] == "True True\n"

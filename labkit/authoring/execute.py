@@ -180,6 +180,8 @@ def _clean_output(output, *, hidden: dict[str, str]):
     if output.output_type not in ("display_data", "execute_result"):
         return output
     data = {kind: value for kind, value in output.data.items() if kind in _KEPT_TYPES}
+    if "data-labkit-live" in str(data.get("text/html", "")):  # the name of one run's live view: another in each run
+        data["text/html"] = re.sub(r' data-labkit-live="[0-9a-f]*"', "", data["text/html"])
     if "<script" in str(data.get("text/html", "")):  # GitHub drops scripts and leaves an empty place
         data.pop("text/html")
     shown = {kind: value if kind in _PICTURES else _hide(value, hidden=hidden) for kind, value in data.items()}

@@ -1,4 +1,6 @@
 // The live progress view: draws what labkit/views/live.py sends. Plain DOM, no build step, nothing loaded from a network.
+// It takes the place of the plain table (an element with data-labkit-live), wherever the page shows that output. So a
+// notebook that is only looked at has the table and no broken widget.
 // Every text is set as text, never as markup. Open labs and the keyboard's place survive an update.
 
 function make(tag, { text, ...attributes } = {}, children = []) {
@@ -70,7 +72,7 @@ function makeLab(lab, prefix, open) {
   return make("li", {}, [button, details]);
 }
 
-function render({ model, el }) {
+function takePlace(model, element) {
   const prefix = `labkit-${Math.random().toString(36).slice(2)}`;
   const open = new Set();
   const next = make("p", { class: "labkit-next", role: "status", "aria-live": "polite" });
@@ -78,7 +80,6 @@ function render({ model, el }) {
   const notes = make("div", { class: "labkit-notes" });
   const root = make("section", { class: "labkit-progress", "aria-label": "progress through the course" },
     [next, body, notes]);
-  el.append(root);
 
   function draw() {
     const content = model.get("content");
@@ -93,8 +94,21 @@ function render({ model, el }) {
   }
 
   draw();
+  element.replaceChildren(root);
   model.on("change:content", draw);
-  return () => model.off("change:content", draw);
 }
 
-export default { render };
+// JupyterLab makes an output's element when it comes near the screen, and makes it again when it likes: keep looking.
+function initialize({ model }) {
+  const taken = new WeakSet();
+  const key = CSS.escape(model.get("key"));
+  const timer = setInterval(() => {
+    for (const element of document.querySelectorAll(`[data-labkit-live="${key}"]`)) {
+      if (!taken.has(element)) takePlace(model, element);
+      taken.add(element);
+    }
+  }, 300);
+  return () => clearInterval(timer);
+}
+
+export default { initialize };

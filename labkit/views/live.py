@@ -1,8 +1,11 @@
 """Where do I stand, while I work? The progress as a live view (anywidget) that follows what other notebooks record.
 
 A thread of the kernel looks at the progress file's time and size once a second and sends the new state when they
-change; `live.js` draws it. Nothing is fetched from a network. Where widgets are missing, or the notebook is only looked
-at, the table of `table.py` stands in its place: it travels in the same output.
+change; `live.js` draws it. Nothing is fetched from a network.
+
+What a cell shows is the plain table of `table.py`. The page's side of the widget finds that table and takes its place.
+So the widget is never displayed itself: where widgets are missing, or a stored notebook is only looked at, the table
+stays.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import functools
 import os
 import threading
+import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +24,7 @@ from labkit.progress.calibration import estimate_calibration, format_calibration
 from labkit.progress.course import Course, Lab
 from labkit.progress.events import find_progress_file
 from labkit.progress.state import CourseState, ExerciseState, LabState
-from labkit.views.html import find_kernel
+from labkit.views.html import find_kernel, view_html
 from labkit.views.table import LAB_MARKS, MARKS, format_course, format_next, format_prediction, view_progress
 
 __all__ = ["make_content", "view_live_progress", "watch_file"]
@@ -35,18 +39,14 @@ def view_live_progress() -> None:
     seen = _look(path)  # before the content is read: what happens meanwhile is then a change
     course = load_course()
     state = estimate_state(course, load_events())
+    key = uuid.uuid4().hex
     try:
-        widget = _make_widget_class()(content=make_content(course, state))
+        widget = _make_widget_class()(content=make_content(course, state), key=key)
     except ImportError:  # anywidget is not installed
         view_progress()
         return
     _follow(widget, path, seen)
-    shown = widget._repr_mimebundle_()
-    data, metadata = shown if isinstance(shown, tuple) else (shown, {})
-    from IPython.display import display
-
-    plain = {"text/html": format_course(course, state), "text/plain": format_progress(state)}
-    display(data | plain, metadata=metadata, raw=True)
+    view_html(f'<div data-labkit-live="{key}">{format_course(course, state)}</div>', format_progress(state))
 
 
 def make_content(course: Course, state: CourseState) -> dict:
@@ -126,6 +126,7 @@ def _make_widget_class():
         _esm = (here / "live.js").read_text(encoding="utf-8")
         _css = (here / "live.css").read_text(encoding="utf-8")
         content = traitlets.Dict().tag(sync=True)
+        key = traitlets.Unicode().tag(sync=True)
 
     return ProgressWidget
 
