@@ -202,6 +202,13 @@ TINY_MOE = TINY | {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate
         TINY | {"model_type": "qwen2"},
         TINY | {"model_type": "qwen3", "head_dim": 24},
         TINY | {"model_type": "qwen3", "head_dim": 24, "attention_bias": True},
+        TINY | {"model_type": "granite"},
+        TINY | {"model_type": "smollm3", "pad_token_id": 0},
+        TINY | {"model_type": "phi3", "pad_token_id": 0},
+        TINY | {"model_type": "gemma", "head_dim": 24},
+        TINY | {"model_type": "gemma2", "head_dim": 24},
+        TINY | {"model_type": "gemma3_text", "head_dim": 24},
+        TINY | {"model_type": "olmo2"},
         TINY | {"model_type": "opt", "ffn_dim": 96},
         TINY | {"model_type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 48, "do_layer_norm_before": False},
         TINY | {"model_type": "opt", "ffn_dim": 96, "enable_bias": False, "layer_norm_elementwise_affine": False},
@@ -226,7 +233,7 @@ def test_parameter_counts_equal_those_of_transformers(config):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: estimate_num_parameters(LLAMA_31_8B | {"model_type": "gemma"}), "model_type 'gemma'"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"model_type": "falcon"}), "model_type 'falcon'"),
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"num_local_experts": 8}), "mixture of experts"),
         (lambda: estimate_num_parameters({"model_type": "llama", "hidden_size": 64}), "num_hidden_layers"),
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"intermediate_size": None}), "intermediate_size"),

@@ -15,6 +15,13 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"qkv_bias": True, "is_moe": True},
     "qwen3": {"qk_norm": True},
     "qwen3_moe": {"qk_norm": True, "is_moe": True},
+    "granite": {},
+    "smollm3": {"tied": True},
+    "phi3": {},  # Q, K, V in one matrix, gate and up in another: the same values
+    "gemma": {"tied": True},
+    "gemma2": {"tied": True, "num_norms": 4},
+    "gemma3_text": {"tied": True, "num_norms": 4, "qk_norm": True},
+    "olmo2": {"wide_qk_norm": True},  # it normalizes all heads together
     "opt": {"tied": True},
 }
 _REFUSED = {  # key of a config -> why the plain formula would be wrong
@@ -131,14 +138,15 @@ def _read_llama(config: Mapping[str, Any], rules: Mapping[str, Any]) -> Shape:
         biases = q_width + 2 * kv_width + d
     elif config.get("qkv_bias", rules.get("qkv_bias")):
         biases = q_width + 2 * kv_width  # Qwen2: biases on Q, K and V, none on O
-    norms = 2 * d + (2 * head_dim if rules.get("qk_norm") else 0)
+    norms = rules.get("num_norms", 2) * d + (2 * head_dim if rules.get("qk_norm") else 0)
+    norms += q_width + kv_width if rules.get("wide_qk_norm") else 0
     num_dense, always, expert, num_experts, per_token, f = num_layers, (), (), 0, 0, 0
     if rules.get("is_moe"):
         num_dense, always, expert, num_experts, per_token = _read_experts(config, d=d, num_layers=num_layers)
     if num_dense:
         f = read_int(config, "intermediate_size")
     mlp_biases = num_dense * (2 * f + d) if config.get("mlp_bias") else 0
-    v, is_tied = read_int(config, "vocab_size"), config.get("tie_word_embeddings", False)
+    v, is_tied = read_int(config, "vocab_size"), config.get("tie_word_embeddings", rules.get("tied", False))
     return Shape(
         num_layers=num_layers,
         num_heads=q_width // head_dim,

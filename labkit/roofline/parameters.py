@@ -1,6 +1,7 @@
 """How many parameters has a model, how many does one token use, and how many bytes are that?
 
-Llama, Mistral, Mixtral, Qwen2, Qwen3 (both also as mixtures of experts) and OPT are known families.
+Known families: Llama, Mistral, Mixtral, Qwen2, Qwen3 (both also as mixtures of experts), Gemma 1 to 3, Phi-3, Granite,
+OLMo 2, SmolLM3 and OPT.
 """
 
 import math

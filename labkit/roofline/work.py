@@ -18,6 +18,9 @@ from labkit.roofline.parameters import estimate_kv_bytes_per_token, estimate_num
 
 __all__ = ["Work", "estimate_decode_step", "estimate_gemm", "estimate_prefill"]
 
+# Families that use their sliding_window wherever the config has one (Gemma: in a part of the layers).
+_WINDOWED = ("mistral", "mixtral", "phi3", "gemma2", "gemma3_text")
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -153,7 +156,7 @@ def _count_weights_read(config: Mapping[str, Any], shape: Shape, num_tokens: int
 def _check_window(config: Mapping[str, Any], seen_tokens: int) -> None:
     """Refuse contexts that are longer than a sliding window: there, layers read less than the whole cache."""
     window = config.get("sliding_window")
-    is_used = config.get("use_sliding_window", config.get("model_type") in ("mistral", "mixtral"))
+    is_used = config.get("use_sliding_window", config.get("model_type") in _WINDOWED)
     if window and is_used and seen_tokens > window:
         raise ModelError(
             f"{seen_tokens} tokens are more than the sliding window of {window}, which is not counted here.",
