@@ -8,14 +8,14 @@ ck are the arrivals of `chunks`, n is `num_output_tokens`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from labkit.errors import LabkitError
 from labkit.load.answers import AnswerReader, Chunk
 from labkit.load.http1 import ResponseReader
 
-__all__ = ["COUNT_SOURCES", "RequestRecord", "build_record"]
+__all__ = ["COUNT_SOURCES", "RecordBuilder", "RequestRecord", "build_record"]
 
 COUNT_SOURCES = ("chunk usage", "usage", "retokenized", "chunks")  # from the best to the poorest
 _MAX_PROMPT_ERROR, _MAX_OUTPUT_ERROR = 0.01, 0.05
@@ -136,62 +136,87 @@ class RequestRecord:
             raise LabkitError(f"no record of a request ({error}).", next_step="Name a requests.jsonl.") from None
 
 
-def build_record(
-    reads: Sequence[tuple[float, bytes]],
-    *,
-    number: int = 0,
-    scheduled_s: float = 0.0,
-    sent_s: float | None = 0.0,
-    end_s: float | None = None,
-    failure: tuple[str, str] | None = None,
-    start_s: float = 0.0,
-    count_tokens: Callable[[str], int] | None = None,
-    **fields: object,
-) -> RequestRecord:
+class RecordBuilder:
+    """Makes a record from the bodies of one answer, fed in portions; instants are on the clock of the client.
+
+    `start_s`, the start of the run, is subtracted from every instant.
+    """
+
+    __slots__ = ("_answer", "_http", "_last_s", "_start_s", "_whole")
+
+    def __init__(self, http: ResponseReader, *, start_s: float = 0.0) -> None:
+        self._http, self._start_s, self._last_s = http, start_s, start_s
+        self._answer, self._whole = AnswerReader(), []
+
+    def feed(self, bodies: Iterable[tuple[float, bytes]]) -> None:
+        """Take (instant, bytes of the body) pairs, in their order; the head of the answer is known by then."""
+        is_stream = self._http.status == 200 and "json" not in self._http.headers.get("content-type", "")
+        for at_s, body in bodies:
+            self._last_s = at_s
+            if is_stream:
+                self._answer.feed(at_s - self._start_s, body)
+            else:
+                self._whole.append(body)
+
+    def finish(
+        self,
+        *,
+        number: int = 0,
+        scheduled_s: float = 0.0,
+        sent_s: float | None = 0.0,
+        end_s: float | None = None,
+        failure: tuple[str, str] | None = None,
+        count_tokens: Callable[[str], int] | None = None,
+        notes: Iterable[str] = (),
+        **fields: object,
+    ) -> RequestRecord:
+        """Return the record; `scheduled_s` is relative to the start already, `sent_s` and `end_s` are not.
+
+        `failure`: (cause, detail) of the connection, if any. `count_tokens` counts the tokens of a text where the
+        server sends no usage. `fields`: more fields of the record (asked_prompt_tokens, session, turn, ...).
+        """
+        http, answer, start_s = self._http, self._answer, self._start_s
+        text = b"".join(self._whole)
+        if http.status == 200 and text and http.is_complete:
+            answer.take_whole(self._last_s - start_s, text)
+        num_tokens, source, chunks, more = answer.count_tokens(count_tokens)
+        cause, detail = _judge(http, answer, failure, text=text, num_tokens=num_tokens)
+        notes = [*notes, *more]
+        if not cause and not answer.is_done:
+            notes.append("no [DONE]")
+        if not cause and text:
+            notes.append("not streamed: one chunk")
+        num_prompt = answer.usage.get("prompt_tokens")
+        num_prompt = num_prompt if isinstance(num_prompt, int) else None
+        if not cause:
+            notes += _compare(fields, num_prompt, num_tokens)
+        return RequestRecord(
+            number, scheduled_s, None if sent_s is None else sent_s - start_s,
+            None if end_s is None else end_s - start_s, http.status, cause, detail, chunks, num_tokens, num_prompt,
+            (answer.usage.get("prompt_tokens_details") or {}).get("cached_tokens"), source,
+            num_coalesced=answer.num_coalesced, notes=tuple(notes), **fields,
+        )  # fmt: skip
+
+
+def build_record(reads: Sequence[tuple[float, bytes]], *, start_s: float = 0.0, **options: object) -> RequestRecord:
     """Return the record of one exchange from its reads: (instant, raw bytes of the HTTP answer) in their order.
 
-    `failure`: (cause, detail) of the connection, if any; `start_s` is subtracted from the instants of reads, `sent_s`
-    and `end_s` (not from `scheduled_s`). `count_tokens` counts the tokens of a text where the server sends no usage.
-    `fields`: more fields of the record (asked_prompt_tokens, asked_output_tokens, session, turn, notes, ...).
+    Options as in `RecordBuilder.finish`.
     """
-    http, answer = ResponseReader(), AnswerReader()
-    whole, last_s = [], start_s
+    http = ResponseReader()
+    builder = RecordBuilder(http, start_s=start_s)
     try:
         for at_s, piece in reads:
-            last_s = at_s
-            body = http.feed(piece)
-            if not body:
-                continue
-            if http.status == 200 and "json" not in http.headers.get("content-type", ""):
-                answer.feed(at_s - start_s, body)
-            else:
-                whole.append(body)
+            if body := http.feed(piece):
+                builder.feed([(at_s, body)])
+        if not options.get("failure"):
+            http.close()
     except LabkitError as error:
-        failure = ("bad http", str(error))
-    is_whole = http.close() if failure is None else http.is_complete
-    text = b"".join(whole)
-    if http.status == 200 and whole and is_whole:
-        answer.take_whole(last_s - start_s, text)
-    num_tokens, source, chunks, notes = answer.count_tokens(count_tokens)
-    cause, detail = _judge(http, answer, failure, is_whole=is_whole, text=text, num_tokens=num_tokens)
-    notes = [*fields.pop("notes", ()), *notes]
-    if not cause and not answer.is_done:
-        notes.append("no [DONE]")
-    if not cause and whole:
-        notes.append("not streamed: one chunk")
-    num_prompt = answer.usage.get("prompt_tokens")
-    num_prompt = num_prompt if isinstance(num_prompt, int) else None
-    if not cause:
-        notes += _compare(fields, num_prompt, num_tokens)
-    return RequestRecord(
-        number, scheduled_s, None if sent_s is None else sent_s - start_s, None if end_s is None else end_s - start_s,
-        http.status, cause, detail, chunks, num_tokens, num_prompt,
-        (answer.usage.get("prompt_tokens_details") or {}).get("cached_tokens"), source,
-        num_coalesced=answer.num_coalesced, notes=tuple(notes), **fields,
-    )  # fmt: skip
+        options["failure"] = ("bad http", str(error))
+    return builder.finish(**options)
 
 
-def _judge(http, answer, failure, *, is_whole: bool, text: bytes, num_tokens: int) -> tuple[str, str]:
+def _judge(http, answer, failure, *, text: bytes, num_tokens: int) -> tuple[str, str]:
     """Return (cause, detail), two empty strings for a whole answer."""
     if http.status not in (None, 200):
         return f"http {http.status}", text.decode(errors="replace")[:200]
@@ -201,7 +226,7 @@ def _judge(http, answer, failure, *, is_whole: bool, text: bytes, num_tokens: in
         return "", ""  # everything was there, only the connection was closed roughly
     if failure:
         return failure
-    if not is_whole:
+    if not http.is_complete:
         return "cut", f"the connection ended after {len(answer.chunks)} chunks"
     if not (answer.is_done or answer.is_finished):
         return "no end mark", "the stream ended without [DONE] and without a finish reason"

@@ -1,0 +1,326 @@
+"""Who sends the requests? An asyncio client that follows a plan and stamps every read.
+
+Absolute times only: a request that should go at 3.2 s goes at 3.2 s, or as soon after it as the client can, and its
+lateness is measured; nothing is shifted after a stall. The clock is the event loop's (monotonic), the transport is
+given: in a `VirtualLoop` with a `SimulatedServer` a run is exact and takes no time.
+
+The client watches itself meanwhile: how late its own timer is, how many requests are in flight, how much processor
+time its thread uses. `labkit.load.verdict` judges that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import gc
+import itertools
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from labkit.load.exchange import Exchange
+from labkit.load.records import RecordBuilder, RequestRecord
+from labkit.load.schedules import Chain, Plan, Planned
+
+__all__ = ["ClientHealth", "ClientRun", "Limits", "Target", "run_client"]
+
+TICK_S = 0.01
+_RETRIED = ("http 429", "http 503", "refused")
+_PAUSE_S = 0.1  # of a client whose request failed: a server that refuses at once must not be flooded
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What to ask for: the model, the API ("completions" or "chat"), and how.
+
+    `is_fixed_length`: the server must make exactly the planned number of tokens (`ignore_eos`, `min_tokens`). `extra`
+    is added to every request. With "chat" a prompt is words in place of token ids, so its length is not exact.
+    """
+
+    model: str
+    api: str = "completions"
+    is_fixed_length: bool = True
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        """The path of the API."""
+        return "/v1/chat/completions" if self.api == "chat" else "/v1/completions"
+
+    def encode(self, planned: Planned) -> bytes:
+        """Return the body of a request, as JSON."""
+        ids = planned.prompt.draw_ids()
+        num = planned.num_output_tokens
+        body = {"model": self.model, "temperature": 0, "max_tokens": num, "stream": True}
+        if self.api == "chat":
+            body["messages"] = [{"role": "user", "content": " ".join(f"w{token}" for token in ids)}]
+        else:
+            body["prompt"] = ids
+        if self.is_fixed_length:
+            body |= {"min_tokens": num, "ignore_eos": True}
+        body["stream_options"] = {"include_usage": True}
+        if self.is_fixed_length:  # servers that know the one know the other
+            body["stream_options"]["continuous_usage_stats"] = True
+        return json.dumps(body | dict(self.extra), separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When to give up: seconds for one request, for the whole run (None: none), and retries of a refused request."""
+
+    request_s: float = 300.0
+    run_s: float | None = None
+    max_retries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClientHealth:
+    """What the client saw of itself.
+
+    `delays_s`: how late its timer was, every 10 ms; `concurrency`: mean requests in flight, counted at those ticks;
+    `cpu_fraction`: processor time of its thread over wall time; `window_s`: from the first tick to the last.
+    """
+
+    delays_s: tuple[float, ...]
+    concurrency: float
+    cpu_fraction: float
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRun:
+    """The records of a run in the order of their numbers, the client's health, and why it ended.
+
+    `end`: "complete", "interrupted" or "run deadline". `start_s`: its start on the loop's clock.
+    """
+
+    records: tuple[RequestRecord, ...]
+    health: ClientHealth
+    end: str
+    start_s: float
+
+
+async def run_client(
+    plan: Plan,
+    target: Target,
+    transport,
+    *,
+    limits: Limits | None = None,
+    start_s: float | None = None,
+    stop: asyncio.Event | None = None,
+    on_record: Callable[[RequestRecord], None] | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+) -> ClientRun:
+    """Follow a plan and return what happened; only a wrong call raises.
+
+    `transport`: an `HttpTransport`, or a `SimulatedServer`. `start_s`: the instant on the loop's clock at which the
+    plan begins (default: now; workers share one). `stop`: set it to end the run early; what was done is kept.
+    `on_record` is called for every record soon after its request has ended.
+    """
+    run = _Run(plan, target, transport, limits or Limits(), on_record, count_tokens)
+    await transport.start()
+    frozen = gc.isenabled()
+    if frozen:  # a full collection over a notebook's objects would stop the loop for a tenth of a second
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+    try:
+        return await run.run(start_s, stop or asyncio.Event())
+    finally:
+        if frozen:
+            gc.enable()
+            gc.unfreeze()
+        await transport.close()
+
+
+class _Run:
+    def __init__(self, plan, target, transport, limits, on_record, count_tokens) -> None:
+        self.plan, self.target, self.transport, self.limits = plan, target, transport, limits
+        self.on_record, self.count_tokens = on_record, count_tokens
+        self.records: list[RequestRecord] = []
+        self.finished: collections.deque = collections.deque()
+        self.has_finished = asyncio.Event()
+        self.num_running, self.end = 0, "complete"
+        self.tasks: set[asyncio.Task] = set()
+        self.started: set[int] = set()  # chains
+        self.gate = asyncio.Semaphore(plan.max_concurrency) if plan.max_concurrency else None
+        self.loop = asyncio.get_running_loop()
+
+    async def run(self, start_s: float | None, stop: asyncio.Event) -> ClientRun:
+        self.start_s = self.loop.time() if start_s is None else start_s
+        self.deadline_s = math.inf if self.limits.run_s is None else self.start_s + self.limits.run_s
+        watch = _Watch(self)
+        helpers = [asyncio.create_task(watch.tick()), asyncio.create_task(self.settle())]
+        main, stopped = asyncio.create_task(self.dispatch()), asyncio.create_task(stop.wait())
+        left_s = None if math.isinf(self.deadline_s) else self.deadline_s - self.loop.time()
+        await asyncio.wait({main, stopped}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if not main.done():
+            self.end = "interrupted" if stop.is_set() else "run deadline"
+            for task in (main, *self.tasks):
+                task.cancel()
+        await asyncio.gather(main, *self.tasks, return_exceptions=True)
+        if main.done() and not main.cancelled() and main.exception():
+            raise main.exception()
+        health = watch.stop()
+        self.add_unsent()
+        stopped.cancel()
+        helpers[0].cancel()
+        while self.finished:
+            await self.settle_one()
+        helpers[1].cancel()
+        await asyncio.gather(stopped, *helpers, return_exceptions=True)
+        records = sorted(self.records, key=lambda record: record.number)
+        return ClientRun(tuple(records), health, self.end, self.start_s)
+
+    async def dispatch(self) -> None:
+        """Start every chain at its time; the first request is written out before that."""
+        for chain in sorted(self.plan.chains, key=lambda chain: chain.start_s):
+            first = chain.requests[0]
+            body = self.target.encode(first)
+            await self.sleep_until(self.start_s + chain.start_s)
+            task = asyncio.create_task(self.follow(chain, first, body))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        while self.tasks:
+            await asyncio.wait(set(self.tasks))
+
+    async def follow(self, chain: Chain, planned: Planned, body: bytes) -> None:
+        """Send the requests of one chain, each after the end of the one before."""
+        scheduled_s = chain.start_s
+        for k in itertools.count(1):
+            if self.gate:
+                async with self.gate:
+                    is_good = await self.send(chain, planned, scheduled_s, body)
+            else:
+                is_good = await self.send(chain, planned, scheduled_s, body)
+            if k >= len(chain.requests):
+                return
+            planned = chain.requests[k]
+            scheduled_s = self.loop.time() - self.start_s + max(planned.think_s, 0.0 if is_good else _PAUSE_S)
+            if self.plan.duration_s is not None and scheduled_s >= self.plan.duration_s:
+                return
+            body = self.target.encode(planned)
+            await self.sleep_until(self.start_s + scheduled_s)
+
+    async def send(self, chain: Chain, planned: Planned, scheduled_s: float, body: bytes) -> bool:
+        """Send one request, again where that was asked for, and hand the exchange over; False when it failed."""
+        if self.loop.time() >= self.deadline_s:  # too late to send anything: `run` is about to end this task
+            await self.loop.create_future()
+        self.started.add(chain.number)
+        sent_s, notes = self.loop.time(), []
+        give_up_s = sent_s + self.limits.request_s
+        self.num_running += 1
+        exchange = None
+        try:
+            for num_retries in itertools.count():
+                exchange = Exchange(self.loop.time)
+                exchange.sent_s = sent_s
+                try:
+                    async with asyncio.timeout_at(min(give_up_s, self.deadline_s)):
+                        await self.transport.send(exchange, self.target.path, body)
+                except TimeoutError:
+                    is_own = give_up_s <= self.deadline_s
+                    limit = f"no end after {self.limits.request_s:g} s" if is_own else "the run's time was over"
+                    exchange.fail("request deadline" if is_own else "run deadline", limit)
+                cause = exchange.failure[0] if exchange.failure else f"http {exchange.http.status}"
+                if cause not in _RETRIED or num_retries >= self.limits.max_retries:
+                    break
+                wait_s = _read_retry_after(exchange.http.headers, 0.5 * 2**num_retries)
+                if self.loop.time() + wait_s >= min(give_up_s, self.deadline_s):
+                    break
+                notes.append(f"retry {num_retries + 1} after {cause} and {wait_s:g} s")
+                await self.sleep_until(self.loop.time() + wait_s)
+        except asyncio.CancelledError:
+            (exchange or Exchange(self.loop.time)).fail("interrupted" if self.end == "complete" else self.end)
+            raise
+        finally:
+            self.num_running -= 1
+            self.finished.append((chain, planned, scheduled_s, sent_s, exchange, notes))
+            self.has_finished.set()
+        return exchange.failure is None and exchange.http.status == 200
+
+    async def settle(self) -> None:
+        """Turn what has ended into records, in slices, while other requests run."""
+        while True:
+            if not self.finished:
+                self.has_finished.clear()
+                await self.has_finished.wait()
+            await self.settle_one()
+
+    async def settle_one(self) -> None:
+        chain, planned, scheduled_s, sent_s, exchange, notes = self.finished.popleft()
+        builder = RecordBuilder(exchange.http, start_s=self.start_s)
+        for bodies in exchange.read_slices():
+            builder.feed(bodies)
+            await asyncio.sleep(0)
+        retries = len(notes)
+        if exchange.num_reconnects:
+            notes.append("reconnected: the server had closed the connection")
+        is_exact = self.target.api == "completions"
+        connected_s = exchange.connected_s
+        self.add(builder.finish(
+            number=planned.number, scheduled_s=scheduled_s, sent_s=sent_s, end_s=exchange.end_s,
+            failure=exchange.failure, count_tokens=self.count_tokens, notes=notes, num_retries=retries,
+            asked_prompt_tokens=planned.prompt.num_tokens if is_exact else None,
+            asked_output_tokens=planned.num_output_tokens if self.target.is_fixed_length else None,
+            connect_s=None if connected_s is None or retries else connected_s - sent_s,
+            session=chain.number, turn=planned.turn,
+        ))  # fmt: skip
+
+    def add_unsent(self) -> None:
+        """Record what should have been sent before the end, and was not."""
+        now_s = self.loop.time() - self.start_s
+        for chain in self.plan.chains:
+            if chain.number not in self.started and chain.start_s <= now_s:
+                self.add(RequestRecord(chain.requests[0].number, chain.start_s, cause=self.end, detail="never sent",
+                                       session=chain.number))  # fmt: skip
+
+    def add(self, record: RequestRecord) -> None:
+        self.records.append(record)
+        if self.on_record:
+            self.on_record(record)
+
+    async def sleep_until(self, at_s: float) -> None:
+        if at_s > self.loop.time():
+            future = self.loop.create_future()
+            timer = self.loop.call_at(at_s, lambda: future.done() or future.set_result(None))
+            try:
+                await future
+            finally:
+                timer.cancel()
+
+
+class _Watch:
+    """Counts how late a timer is, and what is in flight; ticks that a stall swallowed are counted too."""
+
+    def __init__(self, run: _Run) -> None:
+        self.run, self.delays_s, self.total = run, [], 0
+        self.begin_s, self.cpu_s, self.wall_s = run.loop.time(), time.thread_time(), time.perf_counter()
+
+    async def tick(self) -> None:
+        due_s = self.begin_s + TICK_S
+        while True:
+            await self.run.sleep_until(due_s)
+            now_s = self.run.loop.time()
+            while due_s <= now_s:
+                self.delays_s.append(now_s - due_s)
+                self.total += self.run.num_running
+                due_s += TICK_S
+
+    def stop(self) -> ClientHealth:
+        wall_s = time.perf_counter() - self.wall_s
+        num, cpu = max(1, len(self.delays_s)), time.thread_time() - self.cpu_s
+        window_s = self.run.loop.time() - self.begin_s
+        # In virtual time the processor's share of the wall time means nothing.
+        share = cpu / wall_s if wall_s > 0 and window_s <= 2 * wall_s else 0.0
+        return ClientHealth(tuple(self.delays_s), self.total / num, share, window_s)
+
+
+def _read_retry_after(headers: Mapping[str, str], default_s: float) -> float:
+    text = headers.get("retry-after", "")
+    try:
+        return max(0.0, float(text))
+    except ValueError:
+        return default_s
