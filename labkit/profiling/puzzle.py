@@ -8,13 +8,14 @@ A second module does the same in its very first call only, as lazy initializatio
 import hashlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from labkit.errors import LabkitError
+from labkit.profiling.events import Event
 from labkit.progress import append_event, load_events
 from labkit.timing import synchronize
 
-__all__ = ["Puzzle", "estimate_plant", "load_learner", "load_puzzle"]
+__all__ = ["Puzzle", "estimate_plant", "format_calls", "load_calls", "load_learner", "load_puzzle"]
 
 _SHARE = 1.5  # times the time of one step, added to one module: many times a whole layer
 _LEAST_S = 0.005  # more than what a busy machine adds to the others by chance
@@ -105,3 +106,19 @@ def load_puzzle(model, function, *, device: str = "cpu") -> Puzzle:
         synchronize(device)
         times.append(time.perf_counter() - begin_s)
     return Puzzle(model, learner=load_learner(), step_s=sorted(times)[3], device=device)
+
+
+def format_calls(calls: Sequence[Event], *, learner: str) -> dict:
+    """Return calls of modules as settings of a record: names once, then [name, step, start, end] in seconds."""
+    names = sorted({call.name for call in calls})
+    rows = [[names.index(c.name), c.step, round(c.start_s, 7), round(c.end_s, 7)] for c in calls]
+    return {"learner": learner, "modules": names, "calls": rows}
+
+
+def load_calls(settings: Mapping) -> tuple[Event, ...]:
+    """Read the calls back from a record's settings; LabkitError when they are not there."""
+    try:
+        names = settings["modules"]
+        return tuple(Event(names[k], start, end, "module", 0, step) for k, step, start, end in settings["calls"])
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise LabkitError("this record holds no calls of modules.", next_step="profile the model again.") from None
