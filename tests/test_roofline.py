@@ -387,6 +387,7 @@ def test_the_slowest_of_three_limits_binds_and_is_named():
     ceiling = estimate_ceiling(work, flop_per_s=1e12, byte_per_s=1e11, dispatch_s=0.001)
     assert (ceiling.name, ceiling.seconds) == ("bandwidth", 0.02)
     assert (ceiling.compute_s, ceiling.bandwidth_s, ceiling.dispatch_s) == (0.002, 0.02, 0.001)
+    assert ceiling.serial_s == 0.021  # where one thread dispatches and computes, the two add up
     assert estimate_ceiling(work, flop_per_s=1e10, byte_per_s=1e11).name == "compute"
     assert estimate_ceiling(work, flop_per_s=1e12, byte_per_s=1e11, dispatch_s=0.021).name == "dispatch"
 

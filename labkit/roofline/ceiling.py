@@ -28,6 +28,14 @@ class Ceiling:
     bandwidth_s: float
     dispatch_s: float
 
+    @property
+    def serial_s(self) -> float:
+        """Dispatch plus the longer of the other two: what is left where they cannot overlap.
+
+        On a GPU the processor dispatches ahead while the GPU computes. On a CPU one thread does both, in turns.
+        """
+        return self.dispatch_s + max(self.compute_s, self.bandwidth_s)
+
 
 @dataclass(frozen=True, slots=True)
 class Utilization:
