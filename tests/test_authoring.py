@@ -14,8 +14,9 @@ from labkit.authoring import build_labs, check_labs, check_source, execute_solut
 from labkit.authoring.__main__ import main
 from labkit.authoring.build import make_course
 from labkit.authoring.execute import clean_outputs
+from labkit.authoring.hosted import BOOTSTRAP_TAG, format_bootstrap
 from labkit.authoring.rooms import estimate_room_hashes, hash_text
-from labkit.authoring.source import dump_notebook, make_notebook
+from labkit.authoring.source import dump_notebook, estimate_cells_hash, make_notebook
 from labkit.errors import LabkitError
 
 nbformat = pytest.importorskip("nbformat")
@@ -144,6 +145,72 @@ def test_ids_follow_the_content_and_equal_cells_get_a_suffix(tmp_path):
     new_ids = [cell.id for cell in after.cells if cell.source == "print(1)"]
     assert new_ids[1] == f"{new_ids[0]}-2"
     assert [cell.id for cell in after.cells if cell.source != "print(1)"] == [cell.id for cell in before.cells]
+
+
+URL = "https://github.com/some/course"
+
+
+def set_repository(root, url=URL):
+    (root / "pyproject.toml").write_text(f'[project]\nname = "x"\n[project.urls]\nRepository = "{url}"\n')
+
+
+def test_without_a_repository_a_lab_has_neither_link_nor_bootstrap_cell(tmp_path):
+    source = load_sample(tmp_path)
+    plain = texts(make_notebook(source, kind="lab"))
+    assert not [text for text in plain if "colab" in text]
+    set_repository(tmp_path, "https://example.org/else")  # Colab opens repositories of GitHub only
+    assert texts(make_notebook(source, kind="lab")) == plain
+
+
+def test_the_link_and_the_bootstrap_cell_come_from_the_one_setting(tmp_path):
+    source = load_sample(tmp_path)
+    plain, solution = make_notebook(source, kind="lab"), texts(make_notebook(source, kind="solution"))
+    set_repository(tmp_path, f"{URL}/")
+    lab = make_notebook(source, kind="lab")
+    nbformat.validate(lab)
+    path = f"some/course/blob/main/labs/{source.name}.ipynb"
+    assert lab.cells[0].source.endswith(f"[Open in Colab](https://colab.research.google.com/github/{path})")
+    assert f'"git", "clone", "--depth", "1", "{URL}"' in lab.cells[1].source
+    assert lab.cells[1].metadata["jupyter"]["source_hidden"] and BOOTSTRAP_TAG in lab.cells[1].metadata["tags"]
+    assert texts(lab)[2:] == texts(plain)[1:]
+    assert dump_notebook(lab) == dump_notebook(make_notebook(source, kind="lab"))
+    assert lab.metadata["labkit"]["generated"] == estimate_cells_hash(lab)
+    assert texts(make_notebook(source, kind="solution")) == solution, "a solution opens nowhere else"
+
+
+def run_bootstrap_cell(monkeypatch, *, has_labkit, modules=()):
+    """Run the cell with made-up surroundings; return the commands that it ran."""
+    import importlib.util
+    import subprocess
+
+    ran, calls = [], []
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if has_labkit else None)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: ran.append(command))
+    monkeypatch.setattr("labkit.colab.run_bootstrap", lambda: calls.append("bootstrap"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in modules:
+        monkeypatch.setitem(sys.modules, name, object())
+    exec(format_bootstrap(URL), {})
+    return ran + calls
+
+
+def test_the_bootstrap_cell_does_nothing_where_labkit_is_there(monkeypatch, capsys):
+    assert run_bootstrap_cell(monkeypatch, has_labkit=True, modules=["google.colab"]) == []
+    assert capsys.readouterr().out == ""
+
+
+def test_the_bootstrap_cell_installs_nothing_on_a_learners_own_machine(monkeypatch, capsys):
+    assert run_bootstrap_cell(monkeypatch, has_labkit=False) == []
+    assert "`make lab`" in capsys.readouterr().out
+
+
+def test_the_bootstrap_cell_gets_the_course_on_colab_once(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    folder = str(tmp_path / "course")
+    clone = ["git", "clone", "--depth", "1", URL, folder]
+    assert run_bootstrap_cell(monkeypatch, has_labkit=False, modules=["google.colab"]) == [clone, "bootstrap"]
+    (tmp_path / "course").mkdir()
+    assert run_bootstrap_cell(monkeypatch, has_labkit=False, modules=["google.colab"]) == ["bootstrap"]
 
 
 def test_a_lab_has_no_outputs_and_carries_its_own_stamp(tmp_path):

@@ -10,6 +10,7 @@ nbformat = pytest.importorskip("nbformat")
 
 from labkit.authoring import check_labs  # noqa: E402
 from labkit.authoring.build import load_sources  # noqa: E402
+from labkit.authoring.hosted import BOOTSTRAP_TAG  # noqa: E402
 from labkit.authoring.rules import find_blocked_cells  # noqa: E402
 from labkit.authoring.source import find_calls, make_notebook  # noqa: E402
 
@@ -28,7 +29,9 @@ def read(folder, source):
 
 
 def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+    """Those of the source: not the built cell that gets the course on a hosted notebook."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return [cell for cell in cells if BOOTSTRAP_TAG not in cell.metadata.get("tags", [])]
 
 
 def text_of(outputs):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.authoring.hosted import BOOTSTRAP_TAG, format_badge, format_bootstrap, load_repository
 from labkit.errors import LabkitError
 
 __all__ = ["Cell", "Source", "dump_notebook", "estimate_cells_hash", "find_calls", "load_source", "make_notebook"]
@@ -147,7 +148,10 @@ def load_source(path: Path) -> Source:
 
 
 def make_notebook(source: Source, *, kind: str):
-    """Build the notebook (an nbformat node) of a source; kind is "lab" or "solution". No outputs in either."""
+    """Build the notebook (an nbformat node) of a source; kind is "lab" or "solution". No outputs in either.
+
+    Where a repository is configured, a lab's first cell links to Colab and its second gets the course there.
+    """
     from nbformat import v4
 
     notebook = v4.new_notebook(metadata={"kernelspec": dict(_KERNEL), "language_info": {"name": "python"}})
@@ -155,16 +159,28 @@ def make_notebook(source: Source, *, kind: str):
     for cell in source.cells:
         text = cell.text if cell.kind != "code" else cell.lab_text() if kind == "lab" else cell.solution_text()
         make = v4.new_markdown_cell if cell.kind == "markdown" else v4.new_code_cell
-        made = make(text.strip("\n"), metadata=_cell_metadata(cell))
+        notebook.cells.append(make(text.strip("\n"), metadata=_cell_metadata(cell)))
+    url = load_repository(source.path.resolve().parents[2]) if kind == "lab" else None
+    if url:
+        _add_hosted(notebook, url, name=source.name)
+    for made in notebook.cells:
         # Ids come from the content, so an unchanged cell keeps its id in every build and on every machine.
-        digest = _hash(f"{cell.kind}\n{made.source}")[:12]
+        digest = _hash(f"{made.cell_type}\n{made.source}")[:12]
         seen[digest] = seen.get(digest, 0) + 1
         made.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
-        notebook.cells.append(made)
     notebook.metadata["labkit"] = {key: source.header[key] for key in _HEADER_KEYS} | {
         "generated": estimate_cells_hash(notebook)
     }
     return notebook
+
+
+def _add_hosted(notebook, url: str, *, name: str) -> None:
+    """Link the title cell to Colab, and put the folded cell that gets the course there after it."""
+    from nbformat import v4
+
+    notebook.cells[0].source += f"\n\n{format_badge(url, name=name)}"
+    metadata = {"cellView": "form", "jupyter": {"source_hidden": True}, "tags": [BOOTSTRAP_TAG]}
+    notebook.cells.insert(1, v4.new_code_cell(format_bootstrap(url), metadata=metadata))
 
 
 def dump_notebook(notebook) -> str:
