@@ -247,6 +247,10 @@ def test_other_reports_and_two_tables_in_one_file_are_read(tmp_path, report, tex
     assert (rows[0].name, rows[0].num_calls) == (first, calls)
 
 
+def test_a_text_is_read_like_a_file():
+    assert nsight.load_nsys_csv(APIS, report="cuda_api_sum")[0].num_calls == 3
+
+
 def test_the_unit_of_time_is_the_headers(tmp_path):
     text = APIS.replace("(ns)", "(us)")
     assert nsight.load_nsys_csv(write(tmp_path, text), report="cuda_api_sum")[0].total_s == pytest.approx(600e-6)

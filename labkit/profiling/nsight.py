@@ -40,17 +40,18 @@ class NsysRow:
 
 
 def load_nsys_csv(path: str | Path, *, report: str) -> tuple[NsysRow, ...]:
-    """Read one summary report of `nsys stats --format csv`, the largest total first.
+    """Read one summary report of `nsys stats --format csv`, a file or its text, the largest total first.
 
     Lines before the header (progress, titles) are passed over; numbers may carry thousands separators; the unit of
     time is that of the header (`--timeunit`). Raises LabkitError for an unknown report or for a file of another one.
     """
-    path = Path(path)
+    is_text = isinstance(path, str) and "\n" in path
+    path, text = (Path("text"), path) if is_text else (Path(path), None)
     if report not in REPORTS:
         raise LabkitError(f"no reader for the report {report!r}.", next_step=f"use one of {', '.join(REPORTS)}.")
     count, name = REPORTS[report]
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
+        lines = list(csv.reader((text or path.read_text(encoding="utf-8-sig")).splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise LabkitError(
             f"{path.name} is no readable CSV ({error}).", next_step="write it with --format csv."

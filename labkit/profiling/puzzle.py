@@ -91,6 +91,10 @@ class Puzzle:
 
         module.forward = slow_forward
 
+    def to_settings(self, calls: Sequence[Event]) -> dict:
+        """Return the calls of a profile of this model as settings of a record, with whose model it is."""
+        return format_calls(calls, learner=self.learner)
+
     def remove(self) -> None:
         """Take the useless work out."""
         for module in self._modules:

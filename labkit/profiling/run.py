@@ -6,6 +6,7 @@ operator and every range: `measure_overhead` runs the same steps with and withou
 
 import contextlib
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from labkit.errors import InstallError, LabkitError
 from labkit.profiling.events import Event, Idle, TableRow, measure_idle, measure_table
 from labkit.timing import synchronize
 
-__all__ = ["Overhead", "Profile", "measure_overhead", "run_memory_profile", "run_profile"]
+__all__ = ["Overhead", "Profile", "format_key", "measure_overhead", "run_memory_profile", "run_profile"]
 
 _STEP, _MODULE = "step/", "module/"
 _KINDS = {"cpu_op": "operator", "kernel": "kernel", "gpu_memcpy": "kernel", "gpu_memset": "kernel",
@@ -112,6 +113,11 @@ def run_memory_profile(function: Callable[[], object]) -> tuple[list[tuple[int, 
     raw = profiler.profiler.kineto_results.events()
     (begin_ns,) = [event.start_ns() for event in raw if _is_host(event, _STEP)]
     return [(event.start_ns(), event.nbytes()) for event in raw if event.name() == "[memory]"], begin_ns
+
+
+def format_key(name: str) -> str:
+    """Return an operator's name as a part of a record's key: "aten::_to_copy" is "to_copy"."""
+    return re.sub(r"[^a-z0-9]+", "_", name.lower().removeprefix("aten::")).strip("_")
 
 
 def _time_call(function: Callable[[], object], device: str) -> float:

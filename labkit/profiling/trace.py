@@ -7,9 +7,11 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 import gzip
 import json
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from labkit.environment import find_course_root
 from labkit.errors import LabkitError
 from labkit.profiling.events import Event
 
@@ -40,8 +42,13 @@ def format_trace(events: Sequence[Event]) -> dict:
 
 
 def save_trace(events: Sequence[Event], path: str | Path) -> Path:
-    """Write the trace; a name that ends in .gz is compressed, which Perfetto opens too. Returns the path."""
+    """Write the trace; a name that ends in .gz is compressed, which Perfetto opens too. Returns the path.
+
+    A bare name is saved beside the learner's records (LABKIT_RUNS, else data/runs).
+    """
     path = Path(path)
+    if path.parent == Path():
+        path = Path(os.environ.get("LABKIT_RUNS") or find_course_root() / "data" / "runs") / path
     text = json.dumps(format_trace(events), separators=(",", ":"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
