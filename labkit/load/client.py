@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import dataclasses
 import gc
 import itertools
 import json
@@ -37,12 +38,14 @@ class Target:
 
     `is_fixed_length`: the server must make exactly the planned number of tokens (`ignore_eos`, `min_tokens`). `extra`
     is added to every request. With "chat" a prompt is words in place of token ids, so its length is not exact.
+    `secrets`: texts that a server's error message must not carry into a record.
     """
 
     model: str
     api: str = "completions"
     is_fixed_length: bool = True
     extra: Mapping[str, object] = field(default_factory=dict)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def path(self) -> str:
@@ -278,6 +281,8 @@ class _Run:
                                        session=chain.number))  # fmt: skip
 
     def add(self, record: RequestRecord) -> None:
+        for secret in self.target.secrets if record.detail else ():
+            record = dataclasses.replace(record, detail=record.detail.replace(secret, "[redacted]"))
         self.records.append(record)
         if self.on_record:
             self.on_record(record)
