@@ -15,7 +15,6 @@ from labkit.timing import Device, Stopwatch
 __all__ = ["load_random_model", "measure_dispatch", "measure_op_dispatch", "measure_steps", "run_prefill"]
 
 _NARROW = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 64, "vocab_size": 64}
-_MOST_LAYERS = 8  # of the narrow model; a deeper one is extrapolated from two of them
 
 
 def load_random_model(config: Mapping[str, Any], *, dtype: str = "float32", device: str = "cpu", **changes: Any) -> Any:
@@ -91,10 +90,10 @@ def measure_dispatch(
     context_tokens: int = 8,
     num_rounds: int = 20,
 ) -> Rate:
-    """Return the seconds of a decode step of a model with these layers, but with next to no width.
+    """Return the seconds of a decode step of a model with these layers and experts, but with next to no width.
 
-    To eight layers it is the narrow model's own step. A deeper model is extrapolated, round by round, from narrow ones
-    of 2 and 8 layers: time = base + layers · slope. Only the course's gated families are narrowed.
+    The narrow model runs the same operations in the same order, on almost nothing. Only the course's gated families
+    (Llama, Mistral, Qwen and their mixtures) can be narrowed.
     """
     num_layers = config.get("num_hidden_layers")
     if not isinstance(num_layers, int) or config.get("model_type") == "opt":
@@ -105,18 +104,9 @@ def measure_dispatch(
     changes = _NARROW | {"num_key_value_heads": 2 if kv_heads in (None, heads) else 1}  # repeated, if the model's are
     changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     changes |= {key: 64 for key in ("moe_intermediate_size", "shared_expert_intermediate_size") if config.get(key)}
-    depths = (num_layers,) if num_layers <= _MOST_LAYERS else (2, _MOST_LAYERS)
-    models = {
-        str(depth): load_random_model(config, dtype=dtype, device=device, **changes | {"num_hidden_layers": depth})
-        for depth in depths
-    }
-    found = measure_steps(models, context_tokens=context_tokens, num_rounds=num_rounds)
-    if len(depths) == 1:
-        return Rate("dispatch", "s", found[str(num_layers)], num_layers)
-    low, high = (found[str(depth)] for depth in depths)
-    slopes = [(b - a) / (depths[1] - depths[0]) for a, b in zip(low, high, strict=True)]
-    samples = tuple(b + slope * (num_layers - depths[1]) for b, slope in zip(high, slopes, strict=True))
-    return Rate("dispatch", "s", samples, num_layers)
+    narrow = load_random_model(config, dtype=dtype, device=device, **changes)
+    found = measure_steps({"narrow": narrow}, context_tokens=context_tokens, num_rounds=num_rounds)
+    return Rate("dispatch", "s", found["narrow"], num_layers)
 
 
 def measure_op_dispatch(*, device: "str | Device" = "cpu", num_rounds: int = 20, num_ops: int = 2000) -> Rate:
