@@ -91,7 +91,7 @@ def test_case_11_a_client_stall_is_seen_from_the_schedule_and_flagged():
 
 @pytest.mark.parametrize("think_s", [0.0, 0.1])
 def test_case_13_a_closed_loop_keeps_its_clients_busy(think_s):
-    plan = draw_closed_plan(num_clients=8, duration_s=20.0, think_s=think_s, output=1)
+    plan = draw_closed_plan(num_clients=8, duration_s=8.0, think_s=think_s, output=1)
     run, server = simulate(plan, answer([0.1]))
     assert server.max_running == 8
     whole = estimate_metrics(run.records).whole
@@ -99,8 +99,8 @@ def test_case_13_a_closed_loop_keeps_its_clients_busy(think_s):
         assert whole.request_per_s == pytest.approx(80, rel=1e-3) and whole.concurrency == pytest.approx(8, rel=1e-3)
         assert run.health.concurrency == pytest.approx(8, rel=0.02)
     else:
-        assert whole.request_per_s == pytest.approx(40, rel=0.08)  # 8 / (0.1 + 0.1)
-    assert max(record.scheduled_s for record in run.records) < 20.0
+        assert whole.request_per_s == pytest.approx(40, rel=0.12)  # 8 / (0.1 + 0.1)
+    assert max(record.scheduled_s for record in run.records) < 8.0
     assert check_client(run).is_valid
 
 

@@ -170,9 +170,9 @@ class _Run:
         self.add_unsent()
         stopped.cancel()
         helpers[0].cancel()
-        while self.finished:
-            await self.settle_one()
-        helpers[1].cancel()
+        self.finished.append(None)
+        self.has_finished.set()
+        await helpers[1]
         await asyncio.gather(stopped, *helpers, return_exceptions=True)
         records = sorted(self.records, key=lambda record: record.number)
         return ClientRun(tuple(records), health, self.end, self.start_s)
@@ -250,10 +250,11 @@ class _Run:
             if not self.finished:
                 self.has_finished.clear()
                 await self.has_finished.wait()
-            await self.settle_one()
+            if (ended := self.finished.popleft()) is None:  # the run is over
+                return
+            await self.settle_one(*ended)
 
-    async def settle_one(self) -> None:
-        chain, planned, scheduled_s, sent_s, exchange, notes = self.finished.popleft()
+    async def settle_one(self, chain, planned, scheduled_s, sent_s, exchange, notes) -> None:
         builder = RecordBuilder(exchange.http, start_s=self.start_s)
         for bodies in exchange.read_slices():
             builder.feed(bodies)

@@ -145,15 +145,15 @@ class FakeServer:
 
 
 @contextlib.contextmanager
-def run_fake_inside(plan: FakePlan | None = None) -> Iterator[FakeServer]:
+def run_fake_inside(plan: FakePlan | None = None, *, port: int = 0) -> Iterator[FakeServer]:
     """Run the fake server in a thread of this process; gives the `FakeServer`, with `base_url`, `model` and
-    `stats()`.
+    `stats()`. `port` 0: any free one.
     """
     server, is_up, loops = FakeServer(plan or FakePlan()), threading.Event(), {}
 
     async def main() -> None:
         loops["loop"], loops["stop"] = asyncio.get_running_loop(), asyncio.Event()
-        await server.serve(is_started=lambda port: is_up.set(), stop=loops["stop"])
+        await server.serve(port=port, is_started=lambda port: is_up.set(), stop=loops["stop"])
 
     thread = threading.Thread(target=asyncio.run, args=(main(),), name="fake server", daemon=True)
     thread.start()
