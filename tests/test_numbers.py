@@ -53,6 +53,9 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
         "40 tok/s": _EXAMPLE_01,
         "500 times faster": "quotes a false claim, as an example of what a missing synchronization does",
     },
+    "solutions/src/11_profiling.py": {
+        "10 ms": "the window of a worked example with two made-up streams",
+    },
     "solutions/src/12_hf_vs_vllm.py": {
         "8.72 ms": "what a tool that counts chunks reported: an example of others, not measured here",
         "3.20 ms": "the true value in the same example of others, not measured here",

@@ -51,10 +51,11 @@ PROFILES = [
     ("a slow up_proj", lay_out(*[_model(mlp=(0.5, 3.0))] * 4), "look for the largest self time."),
     ("a slow first call", lay_out(_model(attention=(64.0, 0.5), mlp=(2.0, 0.5)), *[_model(mlp=(2.0, 0.5))] * 3),
      "step 0 is the first call, the warm-up: leave it out."),
-    ("a layer's own code", lay_out(*[_model(own=(0.125, 2.5), attention=(0.5, 0.75))] * 3),
+    ("a layer's own code", lay_out(*[_model(own=(0.125, 2.5), attention=(0.5, 0.875))] * 3),
      "a module with children can be slow by itself."),
     ("a slow head", lay_out(_model(mlp=(0.5, 40.0)), *[_model(head=2.5)] * 3), "the head is the slowest."),
-    ("many short calls", lay_out(*[_model(rope=0.5, num_rope=4, head=2.0)] * 3), "all calls of a name count together."),
+    ("many short calls", lay_out(*[_model(rope=0.5, num_rope=4, head=head) for head in (6.0, 2.0, 2.0)]),
+     "all calls of a name count together."),
     ("one hiccup", lay_out(*[_model(mlp=(1.5, 0.5))] * 3, _model(mlp=(1.5, 0.5), attention=(0.5, 3.0))),
      "one step is chance: add up all measured steps."),
 ]  # fmt: skip
@@ -140,7 +141,7 @@ def expect_slow_modules(function) -> None:
     """Fail unless the function names the slowest module and its share of every made-up profile."""
     answers = [_ask(function, calls, where=f"made-up profile {name!r}") for name, calls, _ in PROFILES]
     rights = [find_slow(calls) for _, calls, _ in PROFILES]
-    if len({name for name, _ in answers}) == 1:
+    if len({name for name, _ in answers}) == 1 and not _explain_names(answers):
         fail(
             f"{answers[0][0]!r} comes out for every profile, and they differ: that is a guess. Compute it from `calls`."
         )

@@ -15,7 +15,7 @@ The lab saves two records (lab "11"). "slow_layer": `samples` slow_self_fraction
 
 import random
 
-from labkit.checks._learner import LearnerFunction
+from labkit.checks._learner import LearnerFunction, NotAttempted
 from labkit.checks._memory_parts import KEYS, MEMORY, MEMORY_MISTAKES, make_memory_case
 from labkit.checks._nesting import SELF_MISTAKES, TREES, draw_tree, find_self_times
 from labkit.checks._profiles import expect_own, expect_slow_modules
@@ -84,6 +84,15 @@ def _idle(intervals, start_s, end_s, *, clip=True, order=sorted, reach=max, lead
     return idle_s / (end_s - start_s)
 
 
+def _walk(intervals, start_s, end_s, *, reach):
+    """Answer 11.2 without cutting the intervals to the window first; wrongly by the way in which it moves on."""
+    idle_s, covered_s = 0.0, start_s
+    for a, b in sorted(intervals):
+        idle_s += max(0.0, min(a, end_s) - covered_s)
+        covered_s = reach(covered_s, b)
+    return (idle_s + max(0.0, end_s - covered_s)) / (end_s - start_s)
+
+
 def _busy(intervals, start_s, end_s, *, clip=True):
     lengths = [min(b, end_s) - max(a, start_s) if clip else b - a for a, b in intervals]
     return sum(x for x in lengths if x > 0) / (end_s - start_s)
@@ -100,6 +109,8 @@ _IDLE_MISTAKES = (
      lambda i, a, b: max(0.0, 1 - _busy(i, a, b, clip=False))),
     ("a gap begins where the *latest* end so far is, not where the interval before it ends: one may hold another.",
      lambda i, a, b: _idle(i, a, b, reach=lambda old, new: new)),
+    ("a gap begins where the *latest* end so far is, not where the interval before it ends: one may hold another.",
+     lambda i, a, b: _walk(i, a, b, reach=lambda old, new: new)),
     ("the intervals are taken in the order of the list: sort them by their start.",
      lambda i, a, b: _idle(i, a, b, order=list)),
     ("the time before the first interval is missing: it is idle, too.", lambda i, a, b: _idle(i, a, b, lead=False)),
@@ -135,7 +146,7 @@ class _Parts(LearnerFunction):
     def __call__(self, *args, **kwargs):
         got = LearnerFunction.__call__(self, *args, **kwargs)
         if got is None or (isinstance(got, dict) and got and all(value is None for value in got.values())):
-            return None
+            raise NotAttempted
         if not isinstance(got, dict) or set(got) != set(KEYS):
             fail(f"the answer is a dict with the keys {', '.join(KEYS)}, in bytes.")
         return tuple(getattr(got[key], "item", lambda key=key: got[key])() for key in KEYS)

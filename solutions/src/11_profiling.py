@@ -388,13 +388,17 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    cases = {f"context {context}": parts for context, parts in found.items()}
-    own = {key: value for key, value in found[512].items() if key in ("weights", "kv_cache", "activations")}
+    cases = {f"context {context}": {key: size for key, size in parts.items() if key not in ("slack", "rest")}
+             for context, parts in found.items()}  # fmt: skip
+    own = cases["context 512"]
     main_memory = max(own, key=own.get)
-    title = f"Of what the model itself needs, most is {main_memory}: {100 * own[main_memory] / sum(own.values()):.0f} %"
-    figure = plot_memory(cases, title=title)
+    share = 100 * own[main_memory] / sum(own.values())
+    figure = plot_memory(cases, title=f"Of what the model itself needs, {share:.0f} % are {main_memory} (one reading each)")
     figure.show()
     print(plots.format_alternative(figure))
+    for context, parts in found.items():
+        others = f"slack {units.format_bytes(parts['slack'])}, rest {units.format_bytes(parts['rest'])}"
+        print(f"context {context}, not drawn: {others}; all parts together {units.format_bytes(sum(parts.values()))}")
 
 # %% [markdown]
 # **What you should see.** A model of this size is dwarfed by Python and its libraries: the *rest*. At batch 1 the weights lead;
