@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,12 +31,12 @@ class Rate:
     @property
     def median(self) -> float:
         """The median of the samples, in `unit`."""
-        return stats.summarize(self.samples).p50
+        return statistics.median(self.samples)
 
     @property
     def interval(self) -> stats.Interval | None:
         """The 95 % interval of the median; None from fewer than six samples."""
-        return stats.summarize(self.samples).p50_interval
+        return stats.estimate_percentile_interval(self.samples, 50)
 
 
 @dataclass(frozen=True, slots=True)
