@@ -1,0 +1,86 @@
+"""labkit.load.workers: several processes, one schedule, one report; and what is left of a worker that is killed."""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from labkit.load import workers
+from labkit.load.report import format_report
+from labkit.load.run import run_load
+from labkit.load.schedules import draw_closed_plan, draw_open_plan
+from labkit.servers.fake import run_fake_inside
+from labkit.servers.fake_script import FakePlan
+
+pytestmark = pytest.mark.slow  # processes
+
+QUICK = FakePlan(ttft_s=0.01, itl_s=0.001)
+
+
+def test_two_workers_follow_the_schedule_of_one(tmp_path):
+    plan = draw_open_plan("poisson", rate_per_s=40, duration_s=2, prompt="uniform:3:9", output="uniform:2:5", seed=7)
+    results = []
+    for num_workers in (1, 2):
+        with run_fake_inside(QUICK) as server:
+            results.append(run_load(server.base_url, plan, model="fake", num_workers=num_workers,
+                                    folder=tmp_path / str(num_workers)))  # fmt: skip
+            results[-1] = (results[-1], server.stats())
+    (one, one_stats), (two, two_stats) = results
+    assert [record.number for record in two.records] == [record.number for record in one.records]
+    assert [record.scheduled_s for record in two.records] == [record.scheduled_s for record in one.records]
+    assert {record.cause for record in two.records} == {""}
+    assert sorted(map(tuple, two_stats["prompts"])) == sorted(map(tuple, one_stats["prompts"]))
+    # The workers' clocks are one: the server saw the arrivals of the schedule, in its order up to the lag.
+    seen = np.sort(two_stats["arrivals_s"])
+    wanted = np.array([record.scheduled_s for record in two.records])
+    assert np.median(np.abs(seen - seen[0] - (wanted - wanted[0]))) < 0.05
+    assert len((tmp_path / "2" / "requests.jsonl").read_text().splitlines()) == len(two.records)
+    assert two.num_workers == 2 and two.sampling is not None
+
+
+def test_a_worker_that_is_killed_is_said_and_the_rest_is_kept(monkeypatch):
+    plan = draw_open_plan("constant", rate_per_s=40, duration_s=3, prompt=4, output=3)
+    started, popen = [], subprocess.Popen
+
+    def note(*arguments, **options):
+        process = popen(*arguments, **options)
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(workers.subprocess, "Popen", note)
+
+    def kill():
+        deadline_s = time.monotonic() + 60
+        while server.stats()["num_requests"] < 50 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        os.kill(started[1].pid, signal.SIGKILL)
+
+    with run_fake_inside(QUICK) as server:
+        threading.Thread(target=kill, daemon=True).start()
+        result = run_load(server.base_url, plan, model="fake", num_workers=2)
+    own = [record for record in result.records if record.number % 2 == 0]
+    lost = [record for record in result.records if record.number % 2 == 1]
+    assert len(own) == 60 and 0 < len(lost) < 60
+    assert not result.verdict.is_valid
+    assert "worker 1 ended by signal 9" in format_report(result)
+
+
+def test_ctrl_c_reaches_the_workers():
+    plan = draw_closed_plan(num_clients=4, duration_s=60, prompt=4, output=3, think_s=0.05)
+    with run_fake_inside(QUICK) as server:
+
+        def interrupt():
+            deadline_s = time.monotonic() + 60
+            while server.stats()["num_requests"] < 20 and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
+        begin_s = time.monotonic()
+        result = run_load(server.base_url, plan, model="fake", num_workers=2)
+    assert time.monotonic() - begin_s < 50
+    assert result.end == "interrupted" and len(result.records) >= 15
