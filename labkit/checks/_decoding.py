@@ -170,13 +170,14 @@ def expect_saving(forward: Callable) -> None:
 def expect_transformers(forward: Callable) -> float:
     """Return the largest distance to Transformers' logits, shipped model, over the largest logit; fail over 1e-5."""
     import torch
-    from transformers import AutoTokenizer, LlamaForCausalLM
+    from tokenizers import Tokenizer
+    from transformers import LlamaForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     folder = find_models_folder() / "python-11m"
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
-    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(_TEXT).input_ids])
+    ids = torch.tensor([Tokenizer.from_file(str(folder / "tokenizer.json")).encode(_TEXT).ids])
     with torch.inference_mode():
         right = model(ids).logits
     weights, num = load_weights(model), ids.shape[1]

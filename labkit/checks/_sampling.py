@@ -35,7 +35,7 @@ def _keep_p(ranked: list[int], chances: Sequence[float], top_p: float, *, is_sho
     """Keep tokens, likeliest first, until their chances reach top_p; `is_short` leaves out the one that reaches it."""
     kept, total = [], 0.0
     for token in ranked:
-        if total >= min(top_p, FULL) or (is_short and kept and total + chances[token] > top_p):
+        if total >= min(top_p, FULL) or (is_short and top_p < 1 and kept and total + chances[token] > top_p):
             break
         kept.append(token)
         total += chances[token]
@@ -116,8 +116,8 @@ _MISTAKES: tuple[tuple[str, Callable], ...] = (
     ("top-k is ignored: only the k likeliest tokens may be drawn.", _wrong(top_k=0)),
     ("top-p is ignored: only the smallest set of likeliest tokens that reaches p may be drawn.", _wrong(top_p=1.0)),
     ("the token that reaches top-p is cut off: the set has to reach p, so it belongs to it.", _wrong(is_short=True)),
-    ("top-p is measured on the chances before top-k: after top-k they add up to 1 again.", _wrong(is_joint=True)),
-    ("top-p comes before top-k: first the k likeliest, then p of what is left.", _wrong(order="tpk")),
+    ("top-p comes before top-k, or sees the chances from before it: after top-k they add up to 1 again.",
+     _wrong(is_joint=True)),
     ("the temperature comes last: it changes the chances that top-p adds up, so it comes first.", _wrong(order="kpt")),
     ("the temperature comes last: it changes the chances that top-p adds up, so it comes first.", _wrong(order="pkt")),
     ("the temperature comes between: it comes first, before top-k and top-p.", _wrong(order="pkt", is_joint=True)),
@@ -264,3 +264,15 @@ def expect_edges(guard) -> None:
     if torch.equal(first, other):
         fail("two different seeds give the same tokens: draw with the given generator, and do not seed it.")
     _expect_ids(guard(rows), 64)  # without a generator torch's own is used
+    for seed in range(40):  # few rows, flat chances: a first or last row that is not cut is seen
+        few = rows[seed : seed + 1 + seed % 2]
+        luck = torch.Generator().manual_seed(seed)
+        ids = _expect_ids(guard(few, temperature=8.0, top_k=2, generator=luck), len(few))
+        if not (ids[:, None] == few.topk(2).indices).any(-1).all():
+            fail("with 1 or 2 rows, top-k lets others through: every row is cut, the first and the last too.")
+        ids = _expect_ids(guard(few, temperature=8.0, top_p=0.01, generator=luck), len(few))
+        if not torch.equal(ids, few.argmax(-1)):
+            fail("with 1 or 2 rows, top-p 0.01 lets others through: every row is cut, the first and the last too.")
+    came = guard(torch.zeros(400, 4), top_p=0.5, generator=torch.Generator().manual_seed(4)).unique()
+    if len(came) != 2:
+        fail(f"four equal chances and top-p 0.5: two tokens reach it, and {len(came)} came. Equal is enough.")

@@ -1,6 +1,7 @@
 """Tensors as answers: who did the arithmetic, has an argument changed, and which known mistake explains the numbers?"""
 
 import contextlib
+import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
@@ -9,9 +10,10 @@ from typing import Any
 from labkit.checks._learner import LearnerFunction
 from labkit.checks._words import fail
 
-__all__ = ["expect_by_hand", "expect_tensors", "is_close", "make_guard", "probe_calls"]
+__all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls"]
 
 TOLERANCE = 1e-5  # of the largest value; two ways to add float32 numbers up differ by less
+NAMING = 1e-3  # for naming a mistake: angles of thousands lose digits in float32
 
 _RMS = "rms_norm of torch is the exercise itself: write the root mean square by hand, it is one line."
 _ATTENTION = "torch's fused attention is the exercise itself: write scores, mask, softmax and the sum by hand."
@@ -25,9 +27,11 @@ _CALLS = {
     "multi_head_attention_forward": _ATTENTION,
     "flex_attention": _ATTENTION,
 }
-_MODULES = {
+_LIBRARIES = {
     "transformers.": "Transformers is what your code is compared with: here you write it yourself, by shapes.",
     "vllm.": "an engine's code is what you are about to understand: here you write it yourself, by shapes.",
+}
+_MODULES = {
     "torch.nn.attention.": _ATTENTION,
     "torch.nn.modules.": "a ready-made module of torch.nn does the work: here the weights are plain tensors.",
     "torch.utils.flop_counter.": "the counter is how the check knows: write the formula, it also works on paper.",
@@ -72,10 +76,34 @@ def expect_by_hand(function: Callable, *args, **kwargs) -> None:
     """Fail when the learner's function has the exercise done by a library, however it gets hold of it."""
     function = getattr(function, "function", function)
     calls, frames = probe_calls(lambda: function(*args, **kwargs))
-    for names, table in ((calls, _CALLS), (frames, _MODULES)):
+    for names, table in ((frames, _LIBRARIES), (calls, _CALLS), (frames, _MODULES)):
         for beginning, sentence in table.items():
             if any(name.startswith(beginning) for name in names):
                 fail(sentence)
+
+
+def expect_device(function: Callable, *args, **kwargs) -> None:
+    """Fail when the function makes tensors on the CPU while its arguments are elsewhere: it would stop on a GPU."""
+    import torch
+
+    function = getattr(function, "function", function)
+
+    def move(value):
+        if isinstance(value, tuple | list):
+            return type(value)(map(move, value))
+        if dataclasses.is_dataclass(value):
+            return type(value)(**{one.name: move(getattr(value, one.name)) for one in dataclasses.fields(value)})
+        return value.to("meta") if isinstance(value, torch.Tensor) else value
+
+    elsewhere = [move(one) for one in args]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            function(*elsewhere, **kwargs)
+    except Exception as error:  # some things cannot be done without values: those are no mistakes
+        if "expected device" in str(error) or "same device" in str(error):
+            fail(
+                "it is right on the CPU and would stop on a GPU: make new tensors where the arguments are (`device=`)."
+            )
 
 
 def make_guard(answer: Callable, name: str) -> Callable:
@@ -101,14 +129,16 @@ def make_guard(answer: Callable, name: str) -> Callable:
     return guarded
 
 
-def is_close(got: Any, right: Any) -> bool:
-    """Tell whether two tensors agree: the same shape, and values within 1e-5 of the largest one (at least of 1)."""
+def is_close(got: Any, right: Any, *, tolerance: float = TOLERANCE) -> bool:
+    """Tell whether two tensors agree: shape, places of NaN, and values within 1e-5 of the largest one (or of 1)."""
     import torch
 
     if not isinstance(got, torch.Tensor) or got.shape != right.shape:
         return False
-    distance = (got.to(right.dtype) - right).abs().max() if right.numel() else torch.zeros(())
-    return bool(distance <= TOLERANCE * max(1.0, float(right.abs().max())))
+    if not torch.equal(got.isnan(), right.isnan()):
+        return False
+    got, right = got.to(right.dtype).nan_to_num(), right.nan_to_num()
+    return bool((got - right).abs().max() <= tolerance * max(1.0, float(right.abs().max())))
 
 
 def expect_tensors(
@@ -123,9 +153,12 @@ def expect_tensors(
     if all(is_close(got, want) for got, want in zip(answers, expected, strict=True)):
         return
     for sentence, wrong in mistakes:
+        is_it = False
         with contextlib.suppress(Exception):  # a wrong function may be undefined somewhere
-            if all(is_close(got, wrong(*a, **k)) for got, (a, k) in zip(answers, cases, strict=True)):
-                fail(f"`{name}`: {sentence}")
+            pairs = ((got, wrong(*a, **k)) for got, (a, k) in zip(answers, cases, strict=True))
+            is_it = all(is_close(got, made, tolerance=NAMING) for got, made in pairs)
+        if is_it:
+            fail(f"`{name}`: {sentence}")
     _explain(answers, expected, cases, name)
 
 

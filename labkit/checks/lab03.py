@@ -7,7 +7,7 @@ from labkit.checks._cost import BYTE_CASES, COST_MISTAKES, NAMES, count_by_flops
 from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
 from labkit.checks._llama import attend, norm, turn
 from labkit.checks._traces import shorten
-from labkit.checks._watch import expect_by_hand, expect_tensors, make_guard
+from labkit.checks._watch import expect_by_hand, expect_device, expect_tensors, make_guard
 from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
 from labkit.views import Outcome
 
@@ -51,7 +51,9 @@ _NORM_MISTAKES = (
 
 
 def _restart(x, positions, **options):
-    return turn(x, positions - positions[0], **options)
+    import torch
+
+    return turn(x, torch.arange(len(positions)), **options)
 
 
 _TURN_MISTAKES = (
@@ -60,6 +62,8 @@ _TURN_MISTAKES = (
     ("the rotation runs backwards: a·cos - b·sin for the first half, b·cos + a·sin for the second.",
      lambda x, p, **o: turn(x, p, sign=-1.0, **o)),
     ("the positions start at 0 in every call: use `positions`, a cached step stands far behind.", _restart),
+    ("the positions are counted from the first one: use them as they are, a cached step stands far behind.",
+     lambda x, p, **o: turn(x, p - p[0], **o)),
     ("the positions are not used: nothing turns.", lambda x, p, **o: x),
     ("the exponent is i/D: it is 2i/D, so that the slowest pair comes close to 1/theta.",
      lambda x, p, **o: turn(x, p, exponent=1.0, **o)),
@@ -95,6 +99,7 @@ def check_1(answer) -> Outcome:
     try:
         expect_by_hand(answer[1], *turns[0][0], **turns[0][1])
         expect_tensors(make_guard(answer[1], "rotate"), turns, turn, _TURN_MISTAKES, name="rotate")
+        expect_device(answer[1], *turns[0][0], **turns[0][1])
     except NotAttempted:
         fail("`rms_norm` is right. `rotate` is still open.")
     return passed("a norm that keeps the mean, and a rotation that only the distance of two tokens will see.")
@@ -144,6 +149,7 @@ def check_2(attention) -> Outcome:
         cases.append(((_draw(seed, batch, heads, num_new, head_dim), *keys), {}))
     expect_by_hand(attention, *cases[2][0])
     expect_tensors(make_guard(attention, "attention"), cases, attend, _ATTENTION_MISTAKES, name="attention")
+    expect_device(attention, *cases[2][0])
     return passed("causal, grouped, and right for a whole prompt as for one new token behind a cache.")
 
 
@@ -158,6 +164,7 @@ def check_3(forward) -> Outcome:
         expect_by_hand(forward, case.weights, case.ids[:, : case.cuts[0]])
     _decoding.expect_decoder(guard)
     _decoding.expect_saving(guard)
+    expect_device(forward, case.weights, case.ids)
     distance = _decoding.expect_transformers(guard)
     return passed(
         f"on the shipped model your logits differ from Transformers' by at most {distance:.1e} of the largest one, "

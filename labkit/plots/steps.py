@@ -9,6 +9,7 @@ from labkit.units import format_interval, format_number
 __all__ = ["plot_step_costs"]
 
 _SYMBOLS = ("circle", "diamond-open", "x")
+MAX_TICKS = 12  # as many positions can be written below the axis
 _DASHES = ("solid", "dash", "dot")
 
 
@@ -49,8 +50,11 @@ def plot_step_costs(
             line={"color": ESTIMATE, "dash": _DASHES[which % 3]}, hovertemplate="%{y:.3g} ms at %{x}<extra></extra>",
         )  # fmt: skip
         said += [f"{name} behind {place} tokens: estimate {format_number(1e3 * s)} ms" for place, s in steps.items()]
+    places = sorted({place for steps in (*measured.values(), *estimated.values()) for place in steps})
+    if len(places) <= MAX_TICKS:
+        figure.update_xaxes(tickvals=places, ticktext=[f"{place:,}" for place in places])
     figure.update_xaxes(type="log")
-    figure.update_yaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1, minor={"dtick": "D1", "showgrid": True})
     figure.update_layout(height=460, margin={"t": 110})
     return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No steps") + ".")
 

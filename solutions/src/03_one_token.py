@@ -174,7 +174,7 @@ print("query heads 0 to 5 use KV heads", [h // (6 // 2) for h in range(6)])
 # <details><summary>Hint 1</summary>
 #
 # `k.repeat_interleave(H // G, dim=1)` gives each KV head H/G times in a row: (B, H, T, D). Then
-# `q @ k.transpose(-2, -1)` is (B, H, S, T).
+# `q @ k.transpose(2, 3)` is (B, H, S, T).
 #
 # </details>
 #
@@ -194,7 +194,7 @@ def attention(q, k, v):
     group = q.shape[1] // k.shape[1]
     k = k.repeat_interleave(group, dim=1)  # (B, H, T, D)
     v = v.repeat_interleave(group, dim=1)
-    scores = q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5  # (B, H, S, T)
+    scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5  # (B, H, S, T)
     may_look = torch.ones(num_new, num_all, dtype=torch.bool, device=q.device).tril(num_all - num_new)
     return torch.softmax(scores.masked_fill(~may_look, -torch.inf), dim=-1) @ v
     ### END SOLUTION
@@ -588,14 +588,14 @@ print(f"kept 0.8 in all: drawn with {0.5 / 0.8:.3f} and {0.3 / 0.8:.3f}")
 #
 # <details><summary>Hint 1</summary>
 #
-# `chances.sort(dim=-1, descending=True)` returns the sorted chances and their ids. Work on the sorted ones: top-k is a slice then.
+# `chances.sort(dim=1, descending=True)` returns the sorted chances and their ids. Work on the sorted ones: top-k is a slice then.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `ranked.cumsum(dim=-1) - ranked` is what the likelier tokens hold. `torch.multinomial(ranked, 1, generator=generator)` draws *places*
-# (B, 1) and needs no scaling; `order.gather(-1, places)` makes ids of them.
+# `ranked.cumsum(dim=1) - ranked` is what the likelier tokens hold. `torch.multinomial(ranked, 1, generator=generator)` draws *places*
+# (B, 1) and needs no scaling; `order.gather(1, places)` makes ids of them.
 #
 # </details>
 
@@ -605,14 +605,14 @@ def sample(logits, *, temperature=1.0, top_k=0, top_p=1.0, generator=None):
     """Return one drawn token id for each row of logits (B, V): temperature, then top-k, then top-p; shape (B,)."""
     ### BEGIN SOLUTION
     if temperature == 0:
-        return logits.argmax(dim=-1)
-    ranked, order = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True)
+        return logits.argmax(dim=1)
+    ranked, order = torch.softmax(logits / temperature, dim=1).sort(dim=1, descending=True)
     if top_k:
         ranked[:, top_k:] = 0
-    ranked = ranked / ranked.sum(dim=-1, keepdim=True)
-    ranked[ranked.cumsum(dim=-1) - ranked >= top_p] = 0
+    ranked = ranked / ranked.sum(dim=1, keepdim=True)
+    ranked[ranked.cumsum(dim=1) - ranked >= top_p] = 0
     places = torch.multinomial(ranked, 1, generator=generator)  # (B, 1)
-    return order.gather(-1, places)[:, 0]
+    return order.gather(1, places)[:, 0]
     ### END SOLUTION
 
 
