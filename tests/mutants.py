@@ -274,6 +274,14 @@ def make_context(exercise: Exercise) -> dict:
         # Skewed, so that median, mean and the ends of the interval are all different numbers.
         speeds = [70.125, 71.5, 72.25, 72.75, 73.0, 73.625, 74.5, 75.25, 76.0, 76.875, 78.5, 95.0]
         names["stored"] = save_record("00", "decode", samples={"decode_tok_per_s": speeds, "ttft_s": [0.02] * 12})
+    if exercise.id == "13.5":  # the milestone wants the learner's own records
+        from labkit.checks._phase_1 import make_samples
+        from labkit.results import load_records, save_record
+
+        made = make_samples(7, slowest="mul", prefill="mm", memory="weights", latency="waiting", alone="prefill")
+        for (claim, (samples, settings)), lab in zip(made.items(), ("11", "12", "13"), strict=True):
+            if not len(load_records(lab=lab, name=claim)):
+                save_record(lab, claim, samples=samples, settings=settings)
     if exercise.id == "11.4":  # the learner's own profile, which the check asks for
         from labkit.checks._profiles import make_own
         from labkit.profiling.puzzle import load_learner
