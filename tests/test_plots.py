@@ -1,9 +1,13 @@
+import re
+from pathlib import Path
+
 import numpy as np
 import plotly.io
 import pytest
 
 from labkit import plots
 from labkit.errors import LabkitError
+from labkit.plots import look
 
 MANY = list(np.random.default_rng(0).normal(100, 5, 100_000))
 CASES = {"empty": [], "one row": [3.0], "100,000 rows": MANY}
@@ -38,6 +42,42 @@ def test_every_figure_has_a_unit_on_its_measured_axis():
 def test_backgrounds_are_transparent_so_that_both_themes_work():
     for figure in build_all([1.0]):
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
+
+
+def test_a_long_title_goes_on_in_a_second_line_with_room_for_it():
+    title = "The first token comes after 17.8 ms, each next one about 10.3 ms later, whatever the prompt's length is"
+    figure = plots.plot_samples({"a": [1.0]}, unit="s", title=title)
+    lines = figure.layout.title.text.split("<br>")
+    assert " ".join(lines) == title and len(lines) == 2
+    assert figure.layout.margin.t == 95
+    assert plots.format_alternative(figure).startswith(title)
+
+
+def contrast(a, b):
+    """The contrast of two colours as WCAG 2 defines it (https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio)."""
+
+    def luminance(colour):
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#FFFFFF", "#111111"], ids=["light", "dark"])
+def test_marks_and_text_stand_out_in_both_themes_of_jupyterlab(page):
+    assert contrast("#000000", "#FFFFFF") == pytest.approx(21)
+    for colour in (look.ESTIMATE, look.MEASURED, *look.MORE[:2]):
+        assert contrast(colour, page) >= 3
+    assert contrast(look.NEUTRAL, page) >= 4.3
+
+
+def test_every_figure_of_the_course_takes_its_colours_from_the_look():
+    known = {colour.upper() for colour in (look.ESTIMATE, look.MEASURED, look.NEUTRAL, *look.MORE)}
+    for path in Path(look.__file__).parent.glob("*.py"):
+        found = {colour.upper() for colour in re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8"))}
+        assert found <= known, f"{path.name}: {found - known}"
 
 
 def test_the_stream_counts_tokens_from_one():

@@ -20,14 +20,14 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
     for k, times in enumerate(token_times_s):
         figure.add_scattergl(
             x=list(times), y=list(range(1, len(times) + 1)), mode="lines", line={"color": MEASURED, "width": 1.5},
-            opacity=0.6, name=f"{len(token_times_s)} measured runs", legendgroup="runs", showlegend=k == 0,
+            opacity=0.8, name=f"{len(token_times_s)} measured runs", legendgroup="runs", showlegend=k == 0,
             hovertemplate="token %{y} at %{x:.4f} s<extra>run " + str(k + 1) + "</extra>",
         )  # fmt: skip
     first = [times[0] for times in token_times_s if len(times)]
     if first:
         middle = sorted(first)[len(first) // 2]
         figure.add_vline(x=middle, line={"color": NEUTRAL, "dash": "dot"}, annotation_text="TTFT",
-                         annotation_position="bottom right")  # fmt: skip
+                         annotation_position="top right")  # fmt: skip
         spread = f"the first token comes after {format_number(middle)} s in the middle run"
     else:
         spread = "no token was received"
@@ -52,7 +52,7 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
         offsets = list(itertools.islice(itertools.cycle((0.0, 0.06, -0.06, 0.12, -0.12)), len(values)))
         figure.add_scattergl(
             x=list(values), y=[row + o + 0.12 for o in offsets], mode="markers", showlegend=row == 0,
-            name="sample", legendgroup="sample", marker={"color": MEASURED, "size": 6, "opacity": 0.5},
+            name="sample", legendgroup="sample", marker={"color": MEASURED, "size": 6, "opacity": 0.75},
             hovertemplate="%{x:.4g} " + unit + "<extra>" + label + "</extra>",
         )  # fmt: skip
         if not len(values):

@@ -1,6 +1,7 @@
 // The live progress view: draws what labkit/views/live.py sends. Plain DOM, no build step, nothing loaded from a network.
 // It takes the place of the plain table (an element with data-labkit-live), wherever the page shows that output. So a
 // notebook that is only looked at has the table and no broken widget.
+// Neutral elements with roles, not lists and headings: the notebook's own style of those would take over.
 // Every text is set as text, never as markup. Open labs and the keyboard's place survive an update.
 
 function make(tag, { text, ...attributes } = {}, children = []) {
@@ -26,20 +27,20 @@ function makeCell(kind, label, done, whole) {
 function makeDetails(lab, id, isOpen) {
   const items = lab.exercises.map((one) => {
     const notes = one.notes ? ` (${one.notes})` : "";
-    const line = make("li", {}, [
+    const line = make("div", { role: "listitem", class: "labkit-item" }, [
       make("span", { class: "labkit-mark", text: one.mark, "aria-hidden": "true" }),
       make("span", { text: `${one.state}: ${one.title}${notes}` }),
     ]);
     if (one.sentence && one.state !== "open") line.append(make("div", { class: "labkit-said", text: one.sentence }));
     return line;
   });
-  items.push(...lab.predictions.map((text) => make("li", {}, [
+  items.push(...lab.predictions.map((text) => make("div", { role: "listitem", class: "labkit-item" }, [
     make("span", { class: "labkit-mark", text: "?", "aria-hidden": "true" }),
     make("span", { text: `prediction ${text}` }),
   ])));
   const details = make("div", { id, class: "labkit-details" }, [
-    make("p", { text: `${lab.question} Open ${lab.path} to work on it.` }),
-    make("ul", {}, items),
+    make("div", { text: `${lab.question} Open ${lab.path} to work on it.` }),
+    make("div", { role: "list" }, items),
   ]);
   details.hidden = !isOpen;
   return details;
@@ -69,13 +70,13 @@ function makeLab(lab, prefix, open) {
     if (isOpen) open.add(lab.number);
     else open.delete(lab.number);
   });
-  return make("li", {}, [button, details]);
+  return make("div", { role: "listitem" }, [button, details]);
 }
 
 function takePlace(model, element) {
   const prefix = `labkit-${Math.random().toString(36).slice(2)}`;
   const open = new Set();
-  const next = make("p", { class: "labkit-next", role: "status", "aria-live": "polite" });
+  const next = make("div", { class: "labkit-next", role: "status", "aria-live": "polite" });
   const body = make("div");
   const notes = make("div", { class: "labkit-notes" });
   const root = make("section", { class: "labkit-progress", "aria-label": "progress through the course" },
@@ -86,10 +87,10 @@ function takePlace(model, element) {
     const focused = root.contains(document.activeElement) ? document.activeElement.dataset.lab : undefined;
     if (next.textContent !== content.next) next.textContent = content.next; // read aloud only when it is news
     body.replaceChildren(...content.phases.flatMap((phase) => [
-      make("h4", { text: phase.title }),
-      make("ul", { class: "labkit-labs" }, phase.labs.map((lab) => makeLab(lab, prefix, open))),
+      make("div", { role: "heading", "aria-level": "4", class: "labkit-phase", text: phase.title }),
+      make("div", { role: "list" }, phase.labs.map((lab) => makeLab(lab, prefix, open))),
     ]));
-    notes.replaceChildren(...[content.predictions, ...content.damaged].map((text) => make("p", { text })));
+    notes.replaceChildren(...[content.predictions, ...content.damaged].map((text) => make("div", { text })));
     if (focused !== undefined) body.querySelector(`[data-lab="${CSS.escape(focused)}"]`)?.focus();
   }
 
