@@ -147,6 +147,11 @@ def test_ids_follow_the_content_and_equal_cells_get_a_suffix(tmp_path):
     assert [cell.id for cell in after.cells if cell.source != "print(1)"] == [cell.id for cell in before.cells]
 
 
+def test_the_cell_of_imports_may_be_longer_than_a_cell_with_an_idea(tmp_path):
+    body = BODY.replace("import math\n", "import math\n" * 24 + "\n# %%\n")
+    assert check_source(load_sample(tmp_path, body=body)) == []
+
+
 URL = "https://github.com/some/course"
 
 
@@ -271,6 +276,7 @@ BROKEN = {
         r"cell 5.*setup cell is the only one that imports",
     ),
     "sixteen lines": ("# %%\ncheck(", ONE_LINE_TOO_MANY + "\n# %%\ncheck(", r"cell 6.*16 lines in the lab"),
+    "twenty-five imports": ("import math\n", "import math\n" * 25 + "\n# %%\n", r"cell 2.*25 lines in the lab.*at most 24"),
     "a pip magic": ("print(math", "# %pip install x\nprint(math", r"cell 3.*magic"),
     "a shell line": ("print(math", "# !ls\nprint(math", r"cell 3.*shell line"),
     "os.chdir": ("print(math.comb(4, 2))", 'math.os.chdir("..")', r"cell 3.*os\.chdir"),

@@ -9,11 +9,13 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from labkit.progress.state import CourseState, Prediction
+from labkit.progress.course import load_course
+from labkit.progress.events import load_events
+from labkit.progress.state import CourseState, Prediction, estimate_state
 from labkit.stats import Interval, summarize
 from labkit.units import format_number
 
-__all__ = ["Calibration", "Guess", "estimate_calibration", "format_calibration"]
+__all__ = ["Calibration", "Guess", "estimate_calibration", "format_calibration", "load_calibration"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Calibration:
 def estimate_calibration(state: CourseState) -> Calibration:
     """Take every prediction of the course that was measured, in the course's order."""
     return _sort(prediction for lab in state.labs for prediction in lab.predictions)
+
+
+def load_calibration() -> Calibration:
+    """Judge this learner's own predictions, of all labs."""
+    return estimate_calibration(estimate_state(load_course(), load_events()))
 
 
 def format_calibration(calibration: Calibration) -> str:

@@ -37,13 +37,17 @@ from labkit.checks import check, complete, predict, ready, reveal
 from labkit.environment import format_doctor, probe_environment
 from labkit.generation import run_generation
 from labkit.hardware import estimate_tier, probe_machine
+from labkit.memory import measure_release
 from labkit.models import find_model, list_models, load_model
 from labkit.plots import format_alternative, plot_prediction, plot_token_stream
+from labkit.plots.calibration import plot_calibration
+from labkit.progress.calibration import load_calibration
 from labkit.published import format_comparison, load_claim
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record, verify_record
 from labkit.stats import compare, summarize
 from labkit.units import format_bytes, format_number, format_seconds
+from labkit.views.live import view_live_progress
 
 # %%
 machine = probe_machine()
@@ -448,14 +452,35 @@ its interval, sees outliers and drift, and tests a new question without measurin
 ### END SOLUTION
 
 # %% [markdown]
-# ## 8 · Done
+# ## 8 · How well do I predict?
 #
-# The last cell of each lab looks at your checks, names what is still open, and leads to the next lab. What you did is kept on your
-# machine only (`labkit progress` shows it in a terminal). The cell below gives the model's memory back.
+# Every prediction of every lab is kept beside what was measured. The figure shows the ratio of the two on a log axis, where twice
+# too high and half are equally far from the line; what you skipped is not counted. One point says little now. Come back after each
+# lab: the spread of your guesses should get smaller. In a terminal, `labkit progress` says it in one line.
 
 # %%
-if ready("00.3"):
-    del model, tokenizer
+figure = plot_calibration(load_calibration())
+figure.show()
+print(format_alternative(figure))
+
+# %% [markdown]
+# ## 9 · Your progress
+#
+# The view below follows your work while this notebook's kernel runs, also in other notebooks. Click on a lab, or press Enter on it, to
+# see its exercises. A right click on it, then *Create New View for Cell Output*, puts it beside your notebook. What you did is kept
+# on your machine only; `labkit progress` shows it in a terminal, and `labkit quiz` asks again what you got wrong.
+
+# %%
+view_live_progress()
+
+# %% [markdown]
+# ## 10 · Done
+#
+# The cell below gives the model's memory back, and measures how much that is. The last cell of each lab looks at your checks, names what
+# is still open, and leads to the next lab.
+
+# %%
+print(measure_release(globals(), "model", "tokenizer"))
 
 # %%
 complete("00")
