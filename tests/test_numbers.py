@@ -60,6 +60,13 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
         "8.72 ms": "what a tool that counts chunks reported: an example of others, not measured here",
         "3.20 ms": "the true value in the same example of others, not measured here",
     },
+    "solutions/src/13_scaling.py": {
+        "10 ms": "worked example of exercise 13.1: four round steps",
+        "6 ms": "an example of what a share of a time is, not observed",
+        "600 ms": "an example of what a share of a time is, not observed",
+        "20 ms": "the latency limit that the lab sets, a promise to a user",
+        "50 ms": "the latency limit in the break-it section, set, not observed",
+    },
 }
 
 

@@ -40,10 +40,10 @@ def plot_curves(
         colour, symbol = _LOOKS[which % len(_LOOKS)]
         _add_curve(figure, points, name=name, colour=colour, symbol=symbol)
         said.append(f"{name}: {_describe(points)}")
-    for name, points in (estimates or {}).items():
+    for which, (name, points) in enumerate((estimates or {}).items()):
         figure.add_scattergl(
             x=sorted(points), y=[points[key] for key in sorted(points)], mode="lines", name=name,
-            line={"color": ESTIMATE, "width": 2, "dash": "dash"},
+            line={"color": ESTIMATE, "width": 2, "dash": ("dash", "dot", "longdash")[which % 3]},
         )  # fmt: skip
         said.append(f"{name} (computed): " + _list_ends({key: (points[key], None, None) for key in points}))
     _set_x(figure, [key for points in curves.values() for key in points], is_log=is_log_x)
@@ -198,5 +198,7 @@ def _set_log_y(figure, heights: Sequence[float], *, axis: str = "y") -> None:
 
 
 def _add_label(figure, text: str, *, y: float) -> None:
-    """Write above a horizontal line, at its left end; on a log axis `y` is the logarithm (Plotly wants it so)."""
-    figure.add_annotation(text=text, x=0.01, xref="paper", y=y, yref="y", yanchor="bottom", showarrow=False)
+    """Write below a horizontal line, at its right end; on a log axis `y` is the logarithm (Plotly wants it so)."""
+    figure.add_annotation(
+        text=text, x=0.99, xref="paper", xanchor="right", y=y, yref="y", yanchor="top", showarrow=False
+    )

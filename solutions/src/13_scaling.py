@@ -549,7 +549,8 @@ if ARE_READY and ready("13.4"):
 if ARE_READY and ready("13.4"):
     rates = {"vLLM": {num: samples[f"clients{num}_tok_per_s"] for num in CLIENTS}}
     alone_s, top = np.mean(samples["clients1_e2e_s"]), max(np.mean(x) for x in rates["vLLM"].values())
-    bound = {"few clients, nobody waits": {n: OUTPUT * n / alone_s for n in CLIENTS if n <= 1.5 * read["saturation"]},
+    fine = [float(n) for n in np.geomspace(1, 1.2 * read["saturation"], 30)]
+    bound = {"few clients, nobody waits": {n: OUTPUT * n / alone_s for n in fine},
              "all that the server has": dict.fromkeys(CLIENTS, top)}  # fmt: skip
     gain = stats.compare(rates["vLLM"][16], rates["vLLM"][8], better="higher")
     title = f"Two lines meet at {read['saturation']:.2g} clients; 16 over 8 clients: {gain.ratio:.2g}x the throughput"
