@@ -14,6 +14,9 @@ from labkit.load.sse import EventParser
 __all__ = ["AnswerReader", "Chunk"]
 
 
+_DECODE = json.JSONDecoder().raw_decode
+
+
 class Chunk(NamedTuple):
     """A chunk with content: its arrival in seconds, its tokens (None: nobody said), and what it is.
 
@@ -96,12 +99,13 @@ class AnswerReader:
         if self.is_done or self.failure:
             return
         self.num_events += 1
+        data = data.lstrip()
         if data.startswith("[DONE]"):
             self.is_done = True
             return
         try:
-            event = json.loads(data)
-            if not isinstance(event, dict):
+            event, end = _DECODE(data)  # without the two regular expressions that json.loads spends on white space
+            if end != len(data) and data[end:].strip() or not isinstance(event, dict):
                 raise ValueError
         except (ValueError, RecursionError):
             self.failure = ("bad event", f"an event is no JSON object: {data[:120]!r}")

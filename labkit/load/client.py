@@ -25,9 +25,12 @@ from labkit.load.exchange import Exchange
 from labkit.load.records import RecordBuilder, RequestRecord
 from labkit.load.schedules import Chain, Plan, Planned
 
-__all__ = ["ClientHealth", "ClientRun", "Limits", "Target", "run_client"]
+__all__ = ["ClientHealth", "ClientRun", "Limits", "Target", "encode_bodies", "run_client"]
 
 TICK_S = 0.01
+_BUSY_S = 0.001  # a timer that late: reading what has ended waits, sending does not
+_MAX_PREPARED_BYTES = 64 * 2**20
+_MAX_UNREAD_BYTES = 64 * 2**20
 _RETRIED = ("http 429", "http 503", "refused")
 _PAUSE_S = 0.1  # of a client whose request failed: a server that refuses at once must not be flooded
 
@@ -105,6 +108,17 @@ class ClientRun:
     start_s: float
 
 
+def encode_bodies(plan: Plan, target: Target) -> dict[int, bytes]:
+    """Write out the first request of each chain before the run, by the chain's number, as far as 64 MiB go."""
+    bodies, num_bytes = {}, 0
+    for chain in sorted(plan.chains, key=lambda chain: chain.start_s):
+        if num_bytes > _MAX_PREPARED_BYTES:
+            break
+        bodies[chain.number] = target.encode(chain.requests[0])
+        num_bytes += len(bodies[chain.number])
+    return bodies
+
+
 async def run_client(
     plan: Plan,
     target: Target,
@@ -112,6 +126,7 @@ async def run_client(
     *,
     limits: Limits | None = None,
     start_s: float | None = None,
+    bodies: Mapping[int, bytes] | None = None,
     stop: asyncio.Event | None = None,
     on_record: Callable[[RequestRecord], None] | None = None,
     count_tokens: Callable[[str], int] | None = None,
@@ -120,9 +135,10 @@ async def run_client(
 
     `transport`: an `HttpTransport`, or a `SimulatedServer`. `start_s`: the instant on the loop's clock at which the
     plan begins (default: now; workers share one). `stop`: set it to end the run early; what was done is kept.
-    `on_record` is called for every record soon after its request has ended.
+    `on_record` is called for every record soon after its request has ended. `bodies`: what `encode_bodies` made.
     """
-    run = _Run(plan, target, transport, limits or Limits(), on_record, count_tokens)
+    bodies = encode_bodies(plan, target) if bodies is None and start_s is None else bodies or {}
+    run = _Run(plan, target, transport, limits or Limits(), on_record, count_tokens, bodies)
     await transport.start()
     frozen = gc.isenabled()
     if frozen:  # a full collection over a notebook's objects would stop the loop for a tenth of a second
@@ -139,13 +155,14 @@ async def run_client(
 
 
 class _Run:
-    def __init__(self, plan, target, transport, limits, on_record, count_tokens) -> None:
+    def __init__(self, plan, target, transport, limits, on_record, count_tokens, bodies) -> None:
         self.plan, self.target, self.transport, self.limits = plan, target, transport, limits
-        self.on_record, self.count_tokens = on_record, count_tokens
+        self.on_record, self.count_tokens, self.bodies = on_record, count_tokens, bodies
         self.records: list[RequestRecord] = []
         self.finished: collections.deque = collections.deque()
         self.has_finished = asyncio.Event()
         self.num_running, self.end = 0, "complete"
+        self.late_s, self.num_unread = 0.0, 0  # of the client's own timer; bytes that have ended and are not read
         self.tasks: set[asyncio.Task] = set()
         self.started: set[int] = set()  # chains
         self.gate = asyncio.Semaphore(plan.max_concurrency) if plan.max_concurrency else None
@@ -167,6 +184,7 @@ class _Run:
         if main.done() and not main.cancelled() and main.exception():
             raise main.exception()
         health = watch.stop()
+        self.late_s = 0.0  # from here on there is nothing to be late for
         self.add_unsent()
         stopped.cancel()
         helpers[0].cancel()
@@ -181,7 +199,7 @@ class _Run:
         """Start every chain at its time; the first request is written out before that."""
         for chain in sorted(self.plan.chains, key=lambda chain: chain.start_s):
             first = chain.requests[0]
-            body = self.target.encode(first)
+            body = self.bodies.get(chain.number) or self.target.encode(first)
             await self.sleep_until(self.start_s + chain.start_s)
             task = asyncio.create_task(self.follow(chain, first, body))
             self.tasks.add(task)
@@ -215,7 +233,7 @@ class _Run:
         sent_s, notes = self.loop.time(), []
         give_up_s = sent_s + self.limits.request_s
         self.num_running += 1
-        exchange = None
+        exchange = Exchange(self.loop.time)
         try:
             for num_retries in itertools.count():
                 exchange = Exchange(self.loop.time)
@@ -236,11 +254,12 @@ class _Run:
                 notes.append(f"retry {num_retries + 1} after {cause} and {wait_s:g} s")
                 await self.sleep_until(self.loop.time() + wait_s)
         except asyncio.CancelledError:
-            (exchange or Exchange(self.loop.time)).fail("interrupted" if self.end == "complete" else self.end)
+            exchange.fail("interrupted" if self.end == "complete" else self.end)
             raise
         finally:
             self.num_running -= 1
             self.finished.append((chain, planned, scheduled_s, sent_s, exchange, notes))
+            self.num_unread += exchange.num_bytes
             self.has_finished.set()
         return exchange.failure is None and exchange.http.status == 200
 
@@ -252,6 +271,9 @@ class _Run:
                 await self.has_finished.wait()
             if (ended := self.finished.popleft()) is None:  # the run is over
                 return
+            while self.late_s > _BUSY_S and self.num_unread < _MAX_UNREAD_BYTES:
+                await asyncio.sleep(TICK_S)
+            self.num_unread -= ended[4].num_bytes
             await self.settle_one(*ended)
 
     async def settle_one(self, chain, planned, scheduled_s, sent_s, exchange, notes) -> None:
@@ -310,6 +332,7 @@ class _Watch:
         while True:
             await self.run.sleep_until(due_s)
             now_s = self.run.loop.time()
+            self.run.late_s = now_s - due_s
             while due_s <= now_s:
                 self.delays_s.append(now_s - due_s)
                 self.total += self.run.num_running

@@ -39,6 +39,11 @@ class Exchange:
         self.num_reconnects = 0
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes that have come."""
+        return self._num_bytes
+
+    @property
     def has_read(self) -> bool:
         """Whether any byte of the answer has come."""
         return self._num_bytes > 0

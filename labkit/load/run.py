@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from labkit.errors import LabkitError
-from labkit.load.client import ClientRun, Limits, Target, run_client
+from labkit.load.client import ClientRun, Limits, Target, encode_bodies, run_client
 from labkit.load.journal import RequestJournal
 from labkit.load.loop import run_precise
 from labkit.load.metrics import estimate_metrics
@@ -151,6 +151,7 @@ async def _run_here(url, plan, target, limits, headers, journal, on_progress) ->
         if journal:
             journal.add(record)
 
+    bodies = encode_bodies(plan, target)
     pages = HttpTransport(url, headers=headers)
     await pages.start()
     start_s = loop.time() + _LEAD_S
@@ -163,8 +164,9 @@ async def _run_here(url, plan, target, limits, headers, journal, on_progress) ->
         loop.add_signal_handler(signal.SIGINT, stop.set)
     try:
         run = await run_client(
-            plan, target, HttpTransport(url, headers=headers), limits=limits, start_s=start_s, stop=stop, on_record=take
-        )
+            plan, target, HttpTransport(url, headers=headers), limits=limits, start_s=start_s, bodies=bodies, stop=stop,
+            on_record=take,
+        )  # fmt: skip
     finally:
         if has_handler:
             loop.remove_signal_handler(signal.SIGINT)

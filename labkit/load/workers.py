@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 from labkit.errors import LabkitError
-from labkit.load.client import ClientHealth, ClientRun, run_client
+from labkit.load.client import ClientHealth, ClientRun, encode_bodies, run_client
 from labkit.load.loop import run_precise
 from labkit.load.records import RequestRecord
 from labkit.load.sampling import GpuReader, run_sampling
@@ -191,18 +191,19 @@ def main() -> None:
     def write(message: dict) -> None:
         out.write(json.dumps(message, separators=(",", ":")).encode() + b"\n")
 
+    bodies = encode_bodies(plan, target)
     write({"ready": True})
     out.flush()
     said = json.loads(sys.stdin.buffer.readline() or b"{}")
     if "start_s" not in said:
         return
-    run = run_precise(_work(url, plan, target, limits, headers, said["start_s"], write))
+    run = run_precise(_work(url, plan, target, limits, headers, said["start_s"], bodies, write))
     health = {name: getattr(run.health, name) for name in ("delays_s", "concurrency", "cpu_fraction", "window_s")}
     write({"health": health, "end": run.end})
     out.flush()
 
 
-async def _work(url, plan, target, limits, headers, start_s, write) -> ClientRun:
+async def _work(url, plan, target, limits, headers, start_s, bodies, write) -> ClientRun:
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
 
     def listen() -> None:
@@ -228,7 +229,7 @@ async def _work(url, plan, target, limits, headers, start_s, write) -> ClientRun
     flusher = asyncio.create_task(flush_often())
     try:
         return await run_client(
-            plan, target, HttpTransport(url, headers=headers), limits=limits, start_s=start_s, stop=stop,
+            plan, target, HttpTransport(url, headers=headers), limits=limits, start_s=start_s, bodies=bodies, stop=stop,
             on_record=waiting.append,
         )  # fmt: skip
     finally:
