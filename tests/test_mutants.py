@@ -37,7 +37,13 @@ def test_every_equivalent_mutant_exists_and_has_a_reason():
     assert all(len(reason.split()) >= 5 for reason in mutants.EQUIVALENT.values())
 
 
-@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.id)
+@pytest.mark.parametrize(
+    "exercise",
+    [
+        pytest.param(one, id=one.id, marks=[pytest.mark.slow] if "import torch" in one.imports else [])
+        for one in EXERCISES
+    ],
+)
 def test_a_solution_passes_its_own_check(exercise):
     # A reference that fails, or a context that is out of date, would reject every mutant for the wrong reason.
     assert mutants.judge(exercise, exercise.code)[0] == "passed"
