@@ -385,6 +385,7 @@ WRONG_DECODERS = [
     ([("grown.append((k, v))", "grown.append(k)")], "a pair (k, v) of tensors"),
     ([("x = x + merge_heads(attention(q, k, v)) @ layer.wo.T", "x = x + merge_heads(attention(q, k, v) @ layer.wo.T)")],
      "forward() raised RuntimeError"),
+    ([("    start = 0", "    weights.norm.mul_(2.0)\n    start = 0")], "wrong already without a cache"),
     ([("eps=weights.eps", "eps=1e-6")], "wrong already without a cache"),
     ([("ids.shape[1], device=ids.device)", "ids.shape[1])")], "would stop on a GPU"),
 ]  # fmt: skip
