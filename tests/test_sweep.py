@@ -406,7 +406,7 @@ provenance.probe_provenance = lambda: {machine!r}
 from labkit.sweep import run_sweep
 
 def measure(point):
-    time.sleep(0.0005 * point["batch"])
+    time.sleep(0.002 * point["batch"])
     with open({log!r}, "a") as log:
         print(point["batch"], time.time_ns(), file=log, flush=True)
     return {{"step_s": [float(time.time_ns()), 2.0] * 20}}

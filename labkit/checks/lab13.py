@@ -22,6 +22,7 @@ from labkit.checks._words import Case, expect_cases, expect_function, fail, pass
 from labkit.checks.milestones import PHASES, expect_claims, find_newest
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval
+from labkit.units import format_number
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4", "check_5"]
@@ -61,8 +62,9 @@ def check_3(find_sweet_spot) -> Outcome:
     if right is None:
         return passed(f"your record {record.id}: no batch keeps {1e3 * limit_s:.3g} ms for a token.")
     rate = right / statistics.fmean(step_s[right])
+    said = f"batch {right} gives {format_number(rate)} tok/s, each token within {1e3 * limit_s:.3g} ms"
     return passed(
-        f"your record {record.id}: batch {right} gives {rate:.3g} tok/s, each token within {1e3 * limit_s:.3g} ms.",
+        f"your record {record.id}: {said}.",
         {"batch": right, "tok_per_s": rate},
     )
 
@@ -211,7 +213,8 @@ def check_5(claim_milestone) -> Outcome:
     if missing:
         return Outcome("not attempted", f"the milestone needs your own records: run {', '.join(missing)}.")
     right = _expect_milestone(claim_milestone, found, list(load_records()), "your records: ")
-    rate = f"{right['tok_per_s']:.3g} tok/s ({right['low']:.3g} to {right['high']:.3g})"
+    low, mean, high = (format_number(right[key]) for key in ("low", "tok_per_s", "high"))
+    rate = f"{mean} tok/s ({low} to {high})"
     return passed(
         f"{PHASES['1'].sentence}. Yours: in a decode step `{right['slowest_part']}` takes most of the time, "
         f"{right['largest_memory']} holds most of the memory; vLLM gives {rate}, and under load "

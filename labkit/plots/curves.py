@@ -166,7 +166,7 @@ def _list_ends(means) -> str:
     keys = sorted(means)
     if len(keys) > 8:
         keys = sorted({keys[0], max(keys, key=lambda key: means[key][0]), keys[-1]})
-    return ", ".join(f"{_write(means[key])} at {key:g}" for key in keys)
+    return ", ".join(f"{_write(means[key])} at {round(key, 2):g}" for key in keys)
 
 
 def _write(mean) -> str:

@@ -590,7 +590,8 @@ if ARE_READY:
     _, step_ms = run_batch(len(wanted), PROMPT, max(wanted))
     right, _ = batch_numbers(wanted, step_ms)
     padded, _ = batch_numbers([max(wanted)] * len(wanted), step_ms)
-    print(f"wanted tokens {right:.3g} tok/s; with the padding {padded:.3g} tok/s, {padded / right:.2f} times as many")
+    shown = [units.format_rate(rate, "tok/s") for rate in (right, padded)]
+    print(f"wanted tokens {shown[0]}; with the padding {shown[1]}, {padded / right:.2f} times as many")
 
 # %% [markdown]
 # ## 8 · The milestone of phase 1
