@@ -387,6 +387,97 @@ def test_a_model_without_layers_is_refused():
         puzzle.estimate_plant(["a", "b.0.norm"], learner="x")
 
 
+# What a profiler's own events become, with a GPU: made up, because no GPU is needed to read them
+
+
+class Raw:
+    """One event of kineto, by its methods; times in ns."""
+
+    def __init__(self, name, start, end, activity, *, thread=1, stream=0, is_old=False):
+        self.values = {
+            "name": name,
+            "start_ns": start,
+            "end_ns": end,
+            "activity_type": activity,
+            "start_thread_id": thread,
+            "device_resource_id": stream,
+            "nbytes": 8,
+            "device_type": f"DeviceType.{'CUDA' if activity in ('kernel', 'gpu_user_annotation') else 'CPU'}",
+        }
+        if is_old:
+            del self.values["activity_type"]
+
+    def __getattr__(self, name):
+        if name in self.__dict__.get("values", {}):
+            return lambda: self.values[name]
+        raise AttributeError(name)
+
+
+def make_profiler(*, is_old=False):
+    rows = [
+        ("aten::mm", 0, 50, "cpu_op"),  # the settling call: in no step
+        ("step/0", 1000, 5000, "user_annotation"), ("step/0", 1500, 4800, "gpu_user_annotation"),
+        ("module/lm_head", 1100, 2000, "user_annotation"), ("module/lm_head", 1600, 2600, "gpu_user_annotation"),
+        ("aten::mm", 1200, 1900, "cpu_op"), ("cudaLaunchKernel", 1300, 1400, "cuda_runtime"),
+        ("gemv", 1600, 2600, "kernel"), ("[memory]", 1250, 1250, "cpu_instant_event"),
+        ("step/1", 6000, 9000, "user_annotation"), ("aten::mm", 6100, 6200, "cpu_op"), ("gemv", 6500, 8500, "kernel"),
+        ("aten::late", 9500, 9600, "cpu_op"),
+    ]  # fmt: skip
+    events = [Raw(*row, stream=7, is_old=is_old) for row in rows]
+    results = type("Results", (), {"events": lambda self: events})()
+    return type("Profiler", (), {"profiler": type("Inner", (), {"kineto_results": results})()})()
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_kernels_stand_on_their_stream_in_their_step_and_copies_of_ranges_are_left_out(is_old):
+    from labkit.profiling import run
+
+    events = run._read_events(make_profiler(is_old=is_old))
+    assert sorted((e.kind, e.name, e.thread, e.step) for e in events) == sorted([
+        ("step", "0", 1, 0), ("module", "lm_head", 1, 0), ("operator", "aten::mm", 1, 0),
+        ("runtime", "cudaLaunchKernel", 1, 0), ("kernel", "gemv", "stream 7", 0),
+        ("step", "1", 1, 1), ("operator", "aten::mm", 1, 1), ("kernel", "gemv", "stream 7", 1),
+    ])  # fmt: skip
+    profile = run.Profile(events, (4e-6, 3e-6), 2, "cuda:0")
+    assert profile.measure_idle("kernel", step=0).fraction == pytest.approx(1 - 1000 / 4000)
+    assert profile.measure_idle("kernel", step=1).fraction == pytest.approx(1 - 2000 / 3000)
+    assert profile.measure_idle(step=1).fraction == pytest.approx(1 - 100 / 3000)
+    assert profile.measure_table("kernel")[0].total_s == pytest.approx(3e-6)
+
+
+def test_a_profile_without_a_step_is_refused():
+    from labkit.profiling import run
+
+    empty = type("Results", (), {"events": lambda self: []})()
+    profiler = type("Profiler", (), {"profiler": type("Inner", (), {"kineto_results": empty})()})()
+    with pytest.raises(LabkitError, match="no step"):
+        run._read_events(profiler)
+
+
+@pytest.mark.parametrize(("name", "key"), [
+    ("aten::mm", "mm"), ("aten::_to_copy", "to_copy"), ("aten::add_", "add"), ("flash::fwd__x", "flash_fwd_x"),
+])  # fmt: skip
+def test_an_operator_becomes_a_part_of_a_key(name, key):
+    from labkit.profiling.run import format_key
+
+    assert format_key(name) == key
+
+
+def test_on_a_gpu_the_slack_is_what_torch_reserved_and_the_rest_is_what_nvml_sees(monkeypatch):
+    from labkit.profiling import memory
+
+    found = {"rss_bytes": 9, "torch_allocated_bytes": 130, "torch_reserved_bytes": 160, "nvml_used_bytes": 500}
+    monkeypatch.setattr(memory, "probe_memory", lambda *, gpu_index: found if gpu_index == 1 else {})
+    monkeypatch.setattr(memory, "measure_activation_peak", lambda function, *, device: 10)
+    monkeypatch.setattr(memory, "measure_weight_bytes", lambda model: 100)
+    parts = memory.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
+    assert parts == {"weights": 100, "kv_cache": 30, "activations": 10, "slack": 20, "rest": 340}
+    assert sum(parts.values()) == 500
+    found["nvml_used_bytes"] = None
+    with pytest.raises(LabkitError, match="cannot be read"):
+        memory.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
+
+
 # With torch
 
 
@@ -555,6 +646,9 @@ def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_th
     model, phases = small
     phases.reset()
     before = phases.run_decode().logits
+    torch.manual_seed(5)
+    number = torch.rand(1)
+    torch.manual_seed(5)
     planted = load_puzzle(model, phases.run_decode)
     slow, decoy = puzzle.estimate_plant([name for name, _ in model.named_modules()], learner=planted.learner)
     profile = run_profile(phases.run_decode, num_steps=6, num_warmup=0, model=model)
@@ -565,6 +659,7 @@ def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_th
     assert measure_table(profile.select("module", step=0))[0].name == decoy
     phases.reset()
     assert torch.equal(phases.run_decode().logits, before), "nobody uses what it computes"
+    assert torch.equal(torch.rand(1), number), "nor does it draw random numbers"
     planted.is_on = False
     profile = run_profile(phases.run_decode, num_steps=5, model=model)
     assert measure_table(profile.select("module"))[0].self_s < later[0].self_s

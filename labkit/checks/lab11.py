@@ -8,8 +8,11 @@ The lab saves two records (lab "11"). "slow_layer": `samples` slow_self_fraction
               PHASE_OPERATOR_self_fraction                      share of the step, per profile: decode_mm_self_fraction
               weights_bytes, kv_cache_bytes, activations_bytes, slack_bytes, rest_bytes, used_bytes   one value each
               decode_profiled_over_plain_ratio                  what the profiler costs, per pair
-    settings  slowest_part      {"phase": "decode", "operator", "operator_fraction", "module", "module_fraction"}
+              PHASE_gpu_busy_fraction                           on a GPU only: share of a step in which a kernel ran
+    settings  slowest_part      {"phase": "decode", "operator", "operator_fraction", "module", "module_fraction"};
+                                the module's name has * for the layer's number: all layers together
               main_memory       the largest of weights, kv_cache, activations (what the model itself needs)
+              memory_fraction   its share of those three; memory_context_tokens their context
               context_tokens, num_profiles, steps_per_profile, device
 """
 

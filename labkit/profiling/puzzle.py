@@ -56,8 +56,9 @@ class Puzzle:
         self.learner, self.is_on, self._device = learner, True, device
         modules = dict(model.named_modules())
         slow, decoy = estimate_plant(modules, learner=learner)
-        left, right = torch.rand(2, _SIZE, _SIZE, device=device).unbind()
-        self._pair, self._waste = (left, right), torch.empty(_SIZE, _SIZE, device=device)
+        # No random numbers: sampling with a seed must give the same words as without the puzzle.
+        square = torch.full((_SIZE, _SIZE), 1 / _SIZE, device=device)
+        self._pair, self._waste = (square, square), torch.empty_like(square)
         extra = max(_SHARE * step_s, _LEAST_S) / self._measure_extra()
         self._modules = (modules[slow], modules[decoy])
         self._plant(modules[slow], max(8, round(extra)), is_once=False)

@@ -206,7 +206,17 @@ def _read_events(profiler) -> tuple[Event, ...]:
 
 
 def _is_host(event, prefix: str) -> bool:
-    return event.name().startswith(prefix) and event.activity_type() == "user_annotation"
+    return event.name().startswith(prefix) and _read_activity(event) == "user_annotation"
+
+
+def _read_activity(event) -> str:
+    """Return kineto's word for the kind of an event; an older torch does not tell it, and it is inferred."""
+    if hasattr(event, "activity_type"):
+        return event.activity_type()
+    is_ours = event.name().startswith((_STEP, _MODULE))
+    if "CPU" not in str(event.device_type()):
+        return "gpu_user_annotation" if is_ours else "kernel"
+    return "user_annotation" if is_ours else "cuda_runtime" if event.name().startswith("cuda") else "cpu_op"
 
 
 def _name_event(event) -> tuple[str, str]:
@@ -214,5 +224,5 @@ def _name_event(event) -> tuple[str, str]:
     for prefix, kind in ((_STEP, "step"), (_MODULE, "module")):
         if _is_host(event, prefix):
             return kind, event.name().removeprefix(prefix)
-    kind = _KINDS.get(event.activity_type(), "")
+    kind = _KINDS.get(_read_activity(event), "")
     return (kind, event.name()) if event.name() != "[memory]" else ("", "")

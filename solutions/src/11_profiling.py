@@ -338,7 +338,7 @@ if ARE_READY:
     print("" if gpu_busy else "no GPU: no kernels, and no gaps between them; section 7 says what belongs here")
 
 # %% [markdown]
-# **What you should see.** In a prefill the products of matrices take nearly everything, and the gaps are small: many tokens
+# **What you should see.** In a prefill the products of matrices take most of the time, and the gaps are small: many tokens
 # share one walk through Python. In a decode step the same walk serves a single token, so gaps and small operators weigh more.
 # Is it a *fault* that no operator runs for part of a step? Lab 10 called it the dispatch ceiling; CUDA graphs and compilers
 # (lab 26) attack it.
