@@ -95,11 +95,11 @@ def run_sweep(
 
     `measure(point)` returns samples by key, lists of finite numbers; it warms up for itself. points: dicts of JSON
     values; settings: what else decides the numbers. The identity is settings, model (name, source, dtype), machine and
-    versions; points, num_rounds and budget_s are not in it: a wider grid goes on from what is there. What `measure` does
-    is not in it either: put a version into the settings when you change that. budget_s: of this
-    call; a visit that would not fit is not begun, judged by the longest visit so far (of that point, else of any).
-    folder: data/runs/sweeps of the course (LABKIT_RUNS) unless given. What `measure` raises ends the run; so does a
-    LabkitError for points, samples, a full disk, or another process that runs this sweep.
+    versions; points, num_rounds and budget_s are not in it: a wider grid goes on from what is there. Nor is what
+    `measure` does: when you change that, change a setting. budget_s: of this call; a visit that would not fit is not
+    begun, judged by the longest visit so far (of that point, else of any). folder: data/runs/sweeps of the course
+    (LABKIT_RUNS) unless given. What `measure` raises ends the run; so does a LabkitError for points, samples, a full
+    disk, or another process that runs this sweep.
     """
     grid = read_points(points)
     if num_rounds < 1 or (budget_s is not None and not budget_s >= 0):
