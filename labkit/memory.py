@@ -23,6 +23,9 @@ from labkit.units import format_bytes
 
 __all__ = ["PeakMemory", "Release", "measure_peak_rss", "measure_release", "probe_memory"]
 
+_M_TRIM_THRESHOLD = -1  # the option's number in glibc's malloc.h
+_TRIM_BYTES = 64 * 2**20  # where glibc's own, moving threshold ends up in a process that has used large blocks
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class PeakMemory:
@@ -44,6 +47,7 @@ class Release:
     """What a clean-up gave back: the memory before and after (as `probe_memory` reads it), the names that were dropped.
 
     `kept`: those names of which something lives on, because another object holds it; `aliases`: variables that do.
+    `tensor_bytes`: what the tensors and arrays of those names held, counted before.
     """
 
     before: dict[str, int | None]
@@ -51,6 +55,7 @@ class Release:
     names: tuple[str, ...]
     kept: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()
+    tensor_bytes: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -70,7 +75,8 @@ class Release:
     def __str__(self) -> str:
         if not self.names:
             return "Memory: nothing was loaded, nothing to give back."
-        text = f"Memory: {format_bytes(max(0, self.released_bytes))} given back"
+        held = f" ({format_bytes(self.tensor_bytes)} were tensors)" if self.tensor_bytes else ""
+        text = f"Memory: {format_bytes(max(0, self.released_bytes))} given back{held}"
         if self.before["torch_reserved_bytes"] is not None:
             text += f", {format_bytes(max(0, self.gpu_released_bytes))} on the GPU"
         if self.after["rss_bytes"]:
@@ -91,14 +97,18 @@ def measure_release(namespace: MutableMapping[str, object], *names: str) -> Rele
     before = probe_memory()
     dropped = tuple(name for name in dict.fromkeys(names) if name in namespace)
     watched = {name: list(_watch(namespace[name])) for name in dropped}
+    found = {id(one()): getattr(one(), "nbytes", 0) for references in watched.values() for one in references}
+    tensor_bytes = sum(size for size in found.values() if isinstance(size, int))
+    _set_trim_threshold(0)
     aliases = _forget(namespace, dropped)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     _trim_heap()
+    _set_trim_threshold(_TRIM_BYTES)
     kept = tuple(name for name, references in watched.items() if any(one() is not None for one in references))
-    return Release(before, probe_memory(), dropped, kept, aliases if kept else ())
+    return Release(before, probe_memory(), dropped, kept, aliases if kept else (), tensor_bytes)
 
 
 def _watch(value: object) -> Iterator[weakref.ref]:
@@ -141,6 +151,14 @@ def _ipython_memories(namespace: MutableMapping[str, object]) -> Iterator[dict]:
     ):
         if isinstance(memory, dict):
             yield memory
+
+
+def _set_trim_threshold(num_bytes: int) -> None:
+    """Tell glibc how much may stay free on top of a heap. The heaps of other threads, such as those that load a model's
+    files, cannot be trimmed later: they shrink only while something in them is freed.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, num_bytes)
 
 
 def _trim_heap() -> None:
