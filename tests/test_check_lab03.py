@@ -589,7 +589,7 @@ WRONG_SAMPLERS = [
     ([("    return order.gather(1, places)[:, 0]", "    return places[:, 0]")], "those are ranks, not token ids"),
     ([("    return order.gather(1, places)[:, 0]", "    return order.gather(1, places)")], "one token id for each row"),
     ([("    return order.gather(1, places)[:, 0]", "    return ranked[:, 0]")], "token ids are whole numbers"),
-    ([("    if temperature == 0:\n        return logits.argmax(dim=1)\n", "")], "raised|greedy"),
+    ([("    if temperature == 0:\n        return logits.argmax(dim=1)\n", "")], "before anything is divided by 0"),
     ([("    if temperature == 0:", "    if temperature <= 1:")], "never came|likeliest"),
     ([("generator=generator", "generator=None")], "the same seed gives other tokens"),
     ([("    if temperature == 0:", "    generator = torch.Generator().manual_seed(0)\n    if temperature == 0:")],

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from labkit.checks._learner import LearnerRaised
 from labkit.checks._watch import expect_by_hand
 from labkit.checks._words import fail
 
@@ -203,7 +204,9 @@ def _expect_ids(got, num_rows: int):
     if got is None:
         fail("nothing came back: is a `return` missing?")
     if not isinstance(got, torch.Tensor):
-        fail(f"that is a {type(got).__name__}: a tensor of {num_rows} token ids is asked for, one for each row.")
+        fail(
+            f"that is no tensor ({type(got).__name__}): a tensor of {num_rows} token ids is asked for, one for each row."
+        )
     if tuple(got.shape) != (num_rows,):
         fail(f"the shape is {tuple(got.shape)}, and ({num_rows},) is asked for: one token id for each row.")
     if got.dtype not in (torch.int64, torch.int32):
@@ -251,7 +254,11 @@ def expect_edges(guard) -> None:
     rows = torch.tensor(_LOGITS).repeat(64, 1) + 0.1 * torch.randn(
         64, len(_LOGITS), generator=torch.Generator().manual_seed(55)
     )
-    if not torch.equal(_expect_ids(guard(rows, temperature=0), 64), rows.argmax(-1)):
+    try:
+        greedy = guard(rows, temperature=0)
+    except LearnerRaised as raised:
+        fail(f"temperature 0 means greedy: take the likeliest token before anything is divided by 0. {raised}")
+    if not torch.equal(_expect_ids(greedy, 64), rows.argmax(-1)):
         fail("temperature 0 means greedy: the likeliest token of each row, without a draw.")
     if not torch.equal(_expect_ids(guard(rows, temperature=0.0, top_k=5, top_p=0.9), 64), rows.argmax(-1)):
         fail("temperature 0 means greedy, whatever top_k and top_p say.")
