@@ -320,6 +320,17 @@ def test_a_wrong_database_is_named(tmp_path):
         nsight.load_nsys_sqlite(tmp_path / "none.sqlite")
 
 
+def test_recorded_tables_are_found_by_their_report_and_there_may_be_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(nsight, "find_course_root", lambda: tmp_path)
+    assert nsight.load_recorded(lab="11") == {}
+    folder = tmp_path / "data" / "recorded" / "11"
+    folder.mkdir(parents=True)
+    write(folder, KERNELS, "h100_cuda_gpu_kern_sum.csv")
+    write(folder, APIS, "h100_cuda_api_sum.csv")
+    assert {name: rows[0].name for name, rows in nsight.load_recorded(lab="11").items()} == {"h100": "gemv"}
+    assert list(nsight.load_recorded(lab="11", report="cuda_api_sum")) == ["h100"]
+
+
 def test_the_commands_record_the_program_of_this_lab():
     text = nsight.format_commands(context_tokens=128, num_steps=7)
     assert "python -m labkit.profiling --context 128 --steps 7" in text

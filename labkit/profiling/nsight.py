@@ -12,10 +12,11 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+from labkit.environment import find_course_root
 from labkit.errors import LabkitError
 from labkit.profiling.events import Event
 
-__all__ = ["NsysRow", "REPORTS", "format_commands", "load_nsys_csv", "load_nsys_sqlite"]
+__all__ = ["NsysRow", "REPORTS", "format_commands", "load_nsys_csv", "load_nsys_sqlite", "load_recorded"]
 
 # Report -> (its column of counts, its column of names).
 REPORTS = {
@@ -94,6 +95,17 @@ def _read_rows(header, lines, *, count: str, name: str, place: str) -> tuple[Nsy
 
 def _read_number(text: str) -> float:
     return float(text.replace(",", "").strip())
+
+
+def load_recorded(*, lab: str, report: str = "cuda_gpu_kern_sum") -> dict[str, tuple[NsysRow, ...]]:
+    """Return the tables of this report that were recorded on named GPUs for a lab: {name of the file: rows}, or {}.
+
+    They stand in data/recorded/NN/, as `nsys stats --output NAME` writes them: NAME_REPORT.csv.
+    """
+    folder = find_course_root() / "data" / "recorded" / lab
+    ending = f"_{report}.csv"
+    paths = sorted(folder.glob(f"*{ending}"))
+    return {path.name.removesuffix(ending): load_nsys_csv(path, report=report) for path in paths}
 
 
 def load_nsys_sqlite(path: str | Path) -> tuple[Event, ...]:

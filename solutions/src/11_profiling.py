@@ -625,7 +625,10 @@ claim = published.load_claim("vllm-gpu-busy")
 mine = record if ARE_READY and gpu_busy else None
 key = "decode_gpu_busy_fraction"
 print(published.format_comparison(claim, lab="11", name="profile", key=key, record=mine))
-print("kernels per step, launch gaps and an Nsight trace of this lab: not recorded yet")
+recorded = nsight.load_recorded(lab="11")
+print("" if recorded else "kernels per step, launch gaps and Nsight's tables of this lab: not recorded yet")
+for name, rows in recorded.items():
+    print(f"{name}: {sum(row.num_calls for row in rows):,} kernels; the leading one is {rows[0].name[:60]}")
 
 # %% [markdown]
 # ## 8 · Summary
