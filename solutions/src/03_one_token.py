@@ -63,7 +63,7 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: {why}")
 # **RMSNorm** gives each row the same size, whatever it was before. It divides by the *root mean square* of the row (the
 # mean of the values is not subtracted, that was LayerNorm) and multiplies by a learned weight per feature:
 #
-# $$\text{rms\_norm}(x)_i = w_i \frac{x_i}{\sqrt{\frac{1}{d}\sum_j x_j^2 + \varepsilon}}$$
+# $$\text{RMSNorm}(x)_i = w_i \frac{x_i}{\sqrt{\frac{1}{d}\sum_j x_j^2 + \varepsilon}}$$
 #
 # **RoPE** tells where a token stands. A head's vector has D numbers, taken as D/2 pairs: number $i$ of the first half with
 # number $i$ of the second half. The pair of a token at position $p$ is turned by the angle $p \cdot \theta^{-2i/D}$
