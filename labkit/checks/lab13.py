@@ -216,8 +216,8 @@ def check_5(claim_milestone) -> Outcome:
     low, mean, high = (format_number(right[key]) for key in ("low", "tok_per_s", "high"))
     rate = f"{mean} tok/s ({low} to {high})"
     return passed(
-        f"{PHASES['1'].sentence}. Yours: in a decode step `{right['slowest_part']}` takes most of the time, "
-        f"{right['largest_memory']} holds most of the memory; vLLM gives {rate}, and under load "
+        f"{PHASES['1'].sentence}. Yours: in a decode step `{right['slowest_part']}` takes the most time, "
+        f"the largest part of the memory is {right['largest_memory']}; vLLM gives {rate}, and under load "
         f"{right['main_latency']} is the largest part of the latency.", {"tok_per_s": right["tok_per_s"]},
     )  # fmt: skip
 

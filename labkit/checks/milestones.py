@@ -143,7 +143,7 @@ def expect_claims(phase: str, claims: object, records: Iterable, *, where: str =
     """Fail with a sentence unless the claims follow from the records that they cite; return the right claims.
 
     `claims` is a dict: the id of each record, and what follows from it. Cited records must be there, of the right kind,
-    and undamaged.
+    undamaged, and all of one machine.
     """
     milestone, records = _find_phase(phase), list(records)
     if claims is None or (isinstance(claims, dict) and claims and all(value is None for value in claims.values())):
@@ -151,6 +151,11 @@ def expect_claims(phase: str, claims: object, records: Iterable, *, where: str =
     if not isinstance(claims, dict):
         fail(f"{where}the claims are a dict, and this is {shorten(repr(claims), 60)}.")
     cited = {claim: _find_cited(milestone, claim, claims.get(claim), records, where) for claim in milestone.records}
+    machines = {_format_machine(record): record for record in cited.values() if isinstance(record, Record)}
+    if len(machines) > 1:
+        said = " and ".join(f"record {record.id} on {machine}" for machine, record in machines.items())
+        fail(f"{where}the records come from different machines ({said}), and a milestone is about one: run the labs of "
+             "the foreign ones here.")  # fmt: skip
     try:
         right = milestone.estimate(cited)
     except (KeyError, ValueError, TypeError) as error:
@@ -176,6 +181,10 @@ def _find_cited(milestone: Milestone, claim: str, identity: object, records: lis
     if isinstance(record, Record) and (said := verify_record(record)):
         fail(f"{where}record {record.id} is damaged: {shorten(said[0], 120)} Measure again: a record is never edited.")
     return record
+
+
+def _format_machine(record: Record) -> str:
+    return ", ".join([record.host["cpu"]["name"], *(gpu["name"] for gpu in record.host["gpus"])])
 
 
 def _explain(milestone, claims, cited, right, wrong, where) -> NoReturn:
