@@ -6,13 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from labkit.cli import doctor, models, progress, quiz, results, serve
+from labkit.cli import doctor, load, models, progress, quiz, results, serve
 from labkit.cli.parser import Parser
 from labkit.errors import LabkitError
 
 __all__ = ["format_help", "main", "update_readme"]
 
-_COMMANDS = (doctor, models, results, progress, quiz, serve)  # in the order of the help
+_COMMANDS = (doctor, models, results, progress, quiz, serve, load)  # in the order of the help
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,4 +63,5 @@ def _make_parser() -> Parser:
     )
     for command in _COMMANDS:
         command.add_command(top)
+    load.add_bench_command(top)
     return top

@@ -26,6 +26,18 @@ def add_command(top: Parser) -> None:
     text = "recompute each id, and each summary from its samples"
     verify = results.add_command("verify", text, _run_verify, is_action=True)
     verify.add_argument("file", metavar="FILE", nargs="?", help="a file or folder of records (default: your own runs)")
+    text = "say whether A is faster than B: two records, or folders of load runs"
+    compare = results.add_command("compare", text, _run_compare, is_action=True)
+    for side in ("a", "b"):
+        compare.add_argument(side, metavar=side.upper(), help="the id of a record, or folders of runs: run1,run2,run3")
+    compare.add_argument("--paired", action="store_true", help="sample k of A was measured beside sample k of B")
+
+
+def _run_compare(arguments: argparse.Namespace) -> int:
+    from labkit.load.compare import compare_sides, format_sides, load_side
+
+    print(format_sides(compare_sides(load_side(arguments.a), load_side(arguments.b), is_paired=arguments.paired)))
+    return 0
 
 
 def _run_list(arguments: argparse.Namespace) -> int:

@@ -136,7 +136,7 @@ def find_ceiling() -> Ceiling | None:
         ]
         if same:
             last = same[-1]
-            return Ceiling(last.samples["request_per_s"][0], last.samples["chunk_per_s"][0], last.time)
+            return Ceiling(last.samples["req_per_s"][0], last.samples["num_chunks_per_s"][0], last.time)
     return None
 
 

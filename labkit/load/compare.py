@@ -1,0 +1,108 @@
+"""Is A faster than B? Two sides of records or load runs, compared number by number; "cannot tell" is an answer.
+
+A side is the id of a record (its samples are compared) or one or more folders of load runs, separated by commas: each
+run gives one value per metric, because the requests of one run are correlated. One run a side cannot support a claim.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.stats import Comparison, compare
+from labkit.units import format_number
+
+__all__ = ["ComparedRow", "compare_sides", "format_sides", "load_side"]
+
+_LATENCIES = ("ttft_from_schedule", "ttft", "tpot", "icl", "e2e_from_schedule", "e2e")
+_RATES = ("request_per_s", "tok_per_s", "good_per_s", "good_fraction")
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedRow:
+    """One number of both sides: means, counts, and the comparison; None with the reason where there is none."""
+
+    key: str
+    mean_a: float
+    mean_b: float
+    num_a: int
+    num_b: int
+    comparison: Comparison | None
+    reason: str = ""
+
+
+def load_side(text: str, *, folder: str | Path | None = None) -> dict[str, list[float]]:
+    """Load the samples of one side, by key; `folder` is where records are looked up (default: the learner's runs).
+
+    An INVALID run is an error: its numbers say nothing about the server.
+    """
+    parts = [part for part in text.split(",") if part]
+    if parts and all(Path(part).expanduser().is_dir() for part in parts):
+        sides = [_load_run(Path(part).expanduser()) for part in parts]
+        common = [key for key in sides[0] if all(key in side for side in sides)]
+        return {key: [side[key] for side in sides] for key in common}
+    from labkit.results import find_record
+
+    return {key: list(values) for key, values in find_record(text, folder=folder).samples.items()}
+
+
+def compare_sides(
+    a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], *, is_paired: bool = False
+) -> list[ComparedRow]:
+    """Compare what both sides have; a key with a rate in it is better when higher, any other when lower."""
+    rows = []
+    for key in (key for key in a if key in b):
+        left, right = list(a[key]), list(b[key])
+        means = sum(left) / len(left), sum(right) / len(right)
+        comparison, reason = None, ""
+        if min(len(left), len(right)) < 2:
+            reason = "one sample a side supports no claim: repeat the run"
+        elif min(*left, *right) <= 0:
+            reason = "a value is 0"
+        elif is_paired and len(left) != len(right):
+            reason = "pairs need equal numbers of samples"
+        else:
+            better = "higher" if "_per_s" in key or key.endswith("fraction") else "lower"
+            comparison = compare(left, right, is_paired=is_paired, better=better)
+        rows.append(ComparedRow(key, *means, len(left), len(right), comparison, reason))
+    if not rows:
+        raise LabkitError("A and B have no number in common.", next_step="Compare two records of one name.")
+    return rows
+
+
+def format_sides(rows: Sequence[ComparedRow]) -> str:
+    """Write the comparison as a table: means, the ratio of speeds with its interval, the verdict on A."""
+    lines = [f"{'':<24}{'A':>12}{'B':>12}{'n':>8}   speed of A over B, 95 % interval"]
+    for row in rows:
+        num = str(row.num_a) if row.num_a == row.num_b else f"{row.num_a}, {row.num_b}"
+        head = f"{row.key:<24}{format_number(float(row.mean_a)):>12}{format_number(float(row.mean_b)):>12}{num:>8}   "
+        if row.comparison is None:
+            lines.append(f"{head}cannot tell ({row.reason})")
+        else:
+            low, high = row.comparison.interval.low, row.comparison.interval.high
+            ratio, ends = f"{row.comparison.ratio:.3f}", f"{low:.3f} to {high:.3f}"
+            verdict = row.comparison.verdict
+            lines.append(f"{head}{ratio} ({ends}): {verdict if verdict == 'cannot tell' else f'A is {verdict}'}")
+    return "\n".join(lines)
+
+
+def _load_run(folder: Path) -> dict[str, float]:
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        if report.get("kind") != "labkit load report":
+            raise ValueError
+        whole = report["metrics"]["whole"]
+        if not report["is_valid"]:
+            raise LabkitError(
+                f"the run in {folder.name} is {report['verdict']}.", next_step="Repeat it; nothing follows from it."
+            )
+        found = {f"{name}_p50_s": whole["latencies"][name]["p50"] for name in _LATENCIES if whole["latencies"][name]}
+        steady = report["metrics"]["steady"] or whole
+        return found | {name: steady[name] for name in _RATES if steady[name] is not None}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise LabkitError(
+            f"{folder.name} holds no report of a load run.", next_step="Name the folder of --out."
+        ) from None
