@@ -8,11 +8,21 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from labkit.ceilings.rate import Rate, get_place, hold_one_thread
 from labkit.errors import LabkitError, ModelError
 from labkit.timing import Device, Stopwatch
 
-__all__ = ["load_random_model", "measure_dispatch", "measure_op_dispatch", "measure_steps", "run_prefill"]
+__all__ = [
+    "load_narrow_model",
+    "load_random_model",
+    "measure_dispatch",
+    "measure_op_dispatch",
+    "measure_prefills",
+    "measure_steps",
+    "run_prefill",
+]
 
 _NARROW = {"hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, "intermediate_size": 64, "vocab_size": 64}
 
@@ -68,11 +78,10 @@ def measure_steps(
         one = torch.zeros((batch, 1), dtype=torch.long, device=model.device)  # (B, 1)
         steps[name] = (model, cache, one)
     samples: dict[str, list[float]] = {name: [] for name in models}
-    names = list(models)
+    names, draw = list(models), np.random.default_rng(0)
     with hold_one_thread(str(first.device)), torch.inference_mode():
         for number in range(-num_warmup, num_rounds):
-            start = number % len(names)
-            for name in names[start:] + names[:start]:
+            for name in draw.permutation(names).tolist():  # drawn: nobody always finds the caches that another left
                 model, cache, one = steps[name]
                 with Stopwatch(device=device, clock=clock) as watch:
                     model(one, past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -80,6 +89,38 @@ def measure_steps(
                 if number >= 0:
                     samples[name].append(watch.elapsed_s)
     return {name: tuple(values) for name, values in samples.items()}
+
+
+def measure_prefills(
+    model: Any, *, prompt_tokens: int, batch: int = 1, num_rounds: int = 8, device: "str | Device | None" = None
+) -> tuple[float, ...]:
+    """Return the seconds of reading B prompts into an empty cache, after one warm-up."""
+    device = device or str(model.device)
+    samples = []
+    with hold_one_thread(str(model.device)):
+        for number in range(-1, num_rounds):
+            with Stopwatch(device=device) as watch:
+                run_prefill(model, prompt_tokens=prompt_tokens, batch=batch)
+            if number >= 0:
+                samples.append(watch.elapsed_s)
+    return tuple(samples)
+
+
+def load_narrow_model(config: Mapping[str, Any], *, dtype: str = "float32", device: str = "cpu") -> Any:
+    """Return a random model with the layers and experts of a config, and next to no width: its step is dispatch.
+
+    It runs the same operations in the same order, on almost nothing. Only the course's gated families (Llama, Mistral,
+    Qwen and their mixtures) can be narrowed.
+    """
+    if not isinstance(config.get("num_hidden_layers"), int) or config.get("model_type") == "opt":
+        raise ModelError(
+            "this config cannot be narrowed.", next_step="give one of the Llama, Mistral or Qwen families."
+        )
+    heads, kv_heads = config.get("num_attention_heads", 1), config.get("num_key_value_heads")
+    changes = _NARROW | {"num_key_value_heads": 2 if kv_heads in (None, heads) else 1}  # repeated, if the model's are
+    changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    changes |= {key: 64 for key in ("moe_intermediate_size", "shared_expert_intermediate_size") if config.get(key)}
+    return load_random_model(config, dtype=dtype, device=device, **changes)
 
 
 def measure_dispatch(
@@ -90,23 +131,13 @@ def measure_dispatch(
     context_tokens: int = 8,
     num_rounds: int = 20,
 ) -> Rate:
-    """Return the seconds of a decode step of a model with these layers and experts, but with next to no width.
+    """Return the seconds of a decode step of `load_narrow_model`.
 
-    The narrow model runs the same operations in the same order, on almost nothing. Only the course's gated families
-    (Llama, Mistral, Qwen and their mixtures) can be narrowed.
+    To hold it against a real step, better time both in turns: `measure_steps({"model": ..., "narrow": ...})`.
     """
-    num_layers = config.get("num_hidden_layers")
-    if not isinstance(num_layers, int) or config.get("model_type") == "opt":
-        raise ModelError(
-            "this config cannot be narrowed.", next_step="give one of the Llama, Mistral or Qwen families."
-        )
-    heads, kv_heads = config.get("num_attention_heads", 1), config.get("num_key_value_heads")
-    changes = _NARROW | {"num_key_value_heads": 2 if kv_heads in (None, heads) else 1}  # repeated, if the model's are
-    changes |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    changes |= {key: 64 for key in ("moe_intermediate_size", "shared_expert_intermediate_size") if config.get(key)}
-    narrow = load_random_model(config, dtype=dtype, device=device, **changes)
+    narrow = load_narrow_model(config, dtype=dtype, device=device)
     found = measure_steps({"narrow": narrow}, context_tokens=context_tokens, num_rounds=num_rounds)
-    return Rate("dispatch", "s", found["narrow"], num_layers)
+    return Rate("dispatch", "s", found["narrow"], config["num_hidden_layers"])
 
 
 def measure_op_dispatch(*, device: "str | Device" = "cpu", num_rounds: int = 20, num_ops: int = 2000) -> Rate:

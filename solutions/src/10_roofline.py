@@ -1,0 +1,730 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+#   labkit:
+#     number: "10"
+#     title: The roofline
+#     question: What is the fastest this machine could decode, and why?
+#     phase: 1
+#     minutes: 90
+# ---
+
+# %% [markdown]
+# # 10 · The roofline
+#
+# **What is the fastest this machine could decode, and why?**
+#
+# In this lab you count the work of one decode step from nothing but a model's configuration, measure three ceilings of the
+# machine in front of you, and hold a real decode against them. You end with one sentence: *my decode runs at x % of its
+# binding ceiling, because ...*
+
+# %% [markdown]
+# | | |
+# | --- | --- |
+# | **Time** | 90 minutes, of which about 1 is waiting |
+# | **Needs** | Any machine. No GPU, no network. The ceilings are those of this machine; published peaks stand beside them. |
+# | **Before** | Labs 01 (medians and intervals) and 03 (what a decoder computes, what a KV cache is) |
+# | **You will be able to** | compute arithmetic intensity; count FLOPs and bytes of a decode step from a config.json; name the ceiling that binds; give MBU and MFU with an interval; recognize a bandwidth that was measured in a cache |
+
+# %%
+from importlib import import_module
+
+from labkit import ceilings, models, plots, published, roofline, stats, timing, units
+from labkit.budget import choose_by_budget
+from labkit.ceilings import steps
+from labkit.ceilings.peaks import find_peak
+from labkit.checks import check, complete, predict, ready, reveal
+from labkit.errors import HardwareError
+from labkit.hardware import estimate_tier, probe_machine
+from labkit.memory import measure_release
+from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
+from labkit.quiz import quiz
+from labkit.results import find_record, save_record
+from labkit.roofline.ceiling import estimate_utilization
+
+# %%
+machine = probe_machine()
+choice = models.find_model("target", machine=machine)
+print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the lab runs on the processor'}")
+print(f"tier       {estimate_tier(machine)}")
+print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that this tier runs")
+
+# %% [markdown]
+# ## 1 · What a processor is made of
+#
+# A GPU is a grid of **streaming multiprocessors** (SMs). Threads run in groups of 32, called **warps**: all threads of a warp
+# do the same instruction. An SM holds many warps at once and, each cycle, runs those whose data is there. That is how it hides
+# the wait for memory. Data lives at four distances:
+#
+# - **registers**, private to a thread: no wait;
+# - **shared memory** and L1, private to an SM: some tens of cycles;
+# - **L2**, one for all SMs: some hundreds;
+# - **HBM** (or GDDR), the memory on the board: more, and here lie the weights and the KV cache.
+#
+# A CPU core has the same staircase (registers, L1, L2, L3, memory), few threads, and wide vector instructions. The next cell
+# shows this machine's own staircase. Without a GPU it shows a published one, and says so.
+
+# %%
+gpu_name = machine.gpus[0].name if machine.gpus else "NVIDIA H100 80GB HBM3"
+peak = find_peak(gpu_name)
+print(f"published row of {peak.name}" if peak else f"no published row for {gpu_name}", end="")
+print("" if machine.gpus else " (no GPU is here)")
+if peak:
+    print(f"  {peak.num_units} SMs, each up to {peak.warps_per_unit} warps of 32 threads")
+    print(f"  registers      {units.format_bytes(4 * peak.registers_per_unit)} in each SM")
+    print(f"  shared memory  {units.format_bytes(peak.shared_bytes_per_unit)} in each SM, L1 in the same place")
+    print(f"  L2             {units.format_bytes(peak.l2_bytes)} for all")
+    print(f"  memory         {peak.memory_bytes / 1e9:.0f} GB at {units.format_rate(peak.byte_per_s, 'B/s')}")
+    print(f"  source         {peak.source}")
+print("this processor:")
+for cache in ceilings.probe_caches():
+    print(f"  L{cache.level}             {units.format_bytes(cache.capacity_bytes)}")
+
+# %% [markdown]
+# ## 2 · Arithmetic intensity
+#
+# A processor has two speeds: how fast it computes (FLOP/s) and how fast bytes come (B/s). Which one a piece of work needs more
+# is its **arithmetic intensity**:
+#
+# $$I = \frac{\text{FLOPs}}{\text{bytes moved}} \quad [\text{FLOP/byte}], \qquad
+# \text{attainable} = \min\left(P,\; I \cdot W\right) \quad [\text{FLOP/s}]$$
+#
+# with $P$ the peak of the arithmetic and $W$ the bandwidth. Drawn on log scales this is a **roofline**: a slope, then a flat
+# roof. They meet at the *ridge* $P / W$. Left of it bytes are missing, right of it FLOPs are.
+#
+# A matrix product $(m, k) \times (k, n)$ takes $2mnk$ FLOPs: a multiplication and an addition each. It has to read both
+# inputs and write the output, each value once. With $m = 1$ it is a **GEMV**: that is what decoding one token does to every
+# weight.
+#
+# **Worked example**: the FLOPs of both shapes, and the values that they touch.
+
+# %% tags=["nbval-check-output"]
+for m in (1, 4096):
+    flops, values = 2 * m * 4096 * 4096, m * 4096 + 4096 * 4096 + m * 4096
+    print(f"({m}, 4096) @ (4096, 4096): {flops / 1e9:.4g} GFLOP, {values / 1e6:.4g} million values")
+
+# %% [markdown] exercise="10.1" title="Arithmetic intensity" minutes=8 difficulty=1 version=1
+# ### Exercise 10.1 · Arithmetic intensity
+#
+# *8 minutes · difficulty 1 of 5 · why it matters: this one number tells which half of a data sheet concerns you.*
+#
+# Return the FLOP per byte of the product $(m, k) \times (k, n)$ in a format of `bytes_per_value`.
+#
+# <details><summary>Hint 1</summary>
+#
+# Three matrices: two are read, one is written. How many values has each?
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# FLOPs are `2 * m * n * k`. The bytes are the sum of the three sizes times `bytes_per_value`.
+#
+# </details>
+
+
+# %% solution="10.1"
+def gemm_intensity(m, n, k, *, bytes_per_value):
+    """Return the arithmetic intensity (FLOP/byte) of (m, k) @ (k, n), each value moved once."""
+    ### BEGIN SOLUTION
+    flops = 2 * m * n * k
+    num_bytes = (m * k + k * n + m * n) * bytes_per_value
+    return flops / num_bytes
+    ### END SOLUTION
+
+
+# %%
+check("10.1", gemm_intensity)
+
+# %%
+if ready("10.1"):
+    for m in (1, 4, 16, 64, 256, 4096):
+        found = gemm_intensity(m, 4096, 4096, bytes_per_value=2)
+        print(f"{m:>5} rows: {units.format_number(found)} FLOP/byte in 16 bits")
+
+# %% [markdown]
+# **What you should see.** One row gives about 1 FLOP per byte. The rows are the tokens that are computed together, so a batch
+# or a prompt moves the work to the right. Beyond some hundreds of rows a 16-bit product passes the ridge of any GPU.
+
+# %% [markdown]
+# ## 3 · One decode step, from the configuration
+#
+# With $L$ layers, hidden size $d$, $H$ heads, $G$ key/value heads of dimension $D$, MLP size $F$, vocabulary $V$, the matrices
+# of a Llama-like model have
+#
+# $$N = L\,\big(\underbrace{2\,d\,HD}_{Q,\,O} + \underbrace{2\,d\,GD}_{K,\,V} + \underbrace{3\,d\,F}_{\text{MLP}}\big)
+# + \underbrace{d\,V}_{\text{head}} \quad [\text{values}]$$
+#
+# One step for $B$ sequences that have $S$ tokens in the cache, and $b$ bytes per value:
+#
+# $$\text{FLOPs} = B\,\big(2N + 4\,L\,H\,D\,(S + 1)\big) \qquad \text{bytes} = b\,\big(N + B \cdot 2\,L\,G\,D\,(S + 1)\big)$$
+#
+# The new token looks at itself too, so $S + 1$. The weights are read **once for the whole batch**; each sequence has a cache of
+# its own. The input embedding is only looked up (one row), so its table does not count; the head is multiplied, *tied* to that
+# table or not. Norms and activations are left out here: `labkit.roofline` counts them.
+#
+# **Worked example**: the toy from the check, $L = 2$, $d = 8$, $H = 4$, $G = 2$, $D = 2$, $F = 16$, $V = 32$.
+
+# %% tags=["nbval-check-output"]
+layer_values = 2 * 8 * 4 * 2 + 2 * 8 * 2 * 2 + 3 * 8 * 16
+toy_values = 2 * layer_values + 8 * 32
+print(f"N = 2 x {layer_values} + 256 = {toy_values} values")
+print(f"with 3 tokens in the cache: {2 * toy_values} + {4 * 2 * 4 * 2 * 4} FLOPs for each sequence")
+print(f"in 16 bits: {2 * toy_values} bytes of weights once, {2 * 2 * 2 * 2 * 2 * 4} bytes of cache for each sequence")
+
+# %% [markdown] exercise="10.2" title="The work of a decode step" minutes=20 difficulty=3 version=1
+# ### Exercise 10.2 · The work of a decode step
+#
+# *20 minutes · difficulty 3 of 5 · why it matters: it gives the speed limit of a model before you download it.*
+#
+# `config` is a dict with the keys of a config.json: `hidden_size`, `intermediate_size`, `num_hidden_layers`,
+# `num_attention_heads`, `num_key_value_heads`, `head_dim`, `vocab_size`, `tie_word_embeddings`. Return `(flops, num_bytes)` of
+# one decode step by the two formulas.
+#
+# <details><summary>Hint 1</summary>
+#
+# First `q_width = num_attention_heads * head_dim` and `kv_width = num_key_value_heads * head_dim`. Neither has to be the hidden
+# size: in Qwen3-0.6B the first is twice as large.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `batch` stands before everything in the FLOPs, but in the bytes only before the cache. `tie_word_embeddings` changes
+# nothing: look at the formula for $N$ again.
+#
+# </details>
+
+
+# %% solution="10.2"
+def decode_work(config, *, context_tokens, batch, bytes_per_value):
+    """Return (FLOPs, bytes) of one decode step of `batch` sequences with `context_tokens` each in the cache."""
+    ### BEGIN SOLUTION
+    d, layers = config["hidden_size"], config["num_hidden_layers"]
+    q_width = config["num_attention_heads"] * config["head_dim"]
+    kv_width = config["num_key_value_heads"] * config["head_dim"]
+    layer = 2 * d * q_width + 2 * d * kv_width + 3 * d * config["intermediate_size"]
+    weights = layers * layer + d * config["vocab_size"]
+    seen = context_tokens + 1
+    flops = batch * (2 * weights + 4 * layers * q_width * seen)
+    num_bytes = bytes_per_value * (weights + batch * 2 * layers * kv_width * seen)
+    return flops, num_bytes
+    ### END SOLUTION
+
+
+# %%
+check("10.2", decode_work)
+
+# %%
+CONTEXT = 128
+BYTES = {"float32": 4}.get(choice.dtype, 2)
+SHAPE = {"head_dim": choice.config["hidden_size"] // choice.config["num_attention_heads"],
+         "num_key_value_heads": choice.config["num_attention_heads"], **choice.config}  # fmt: skip
+if ready("10.2"):
+    flops, num_bytes = decode_work(SHAPE, context_tokens=CONTEXT, batch=1, bytes_per_value=BYTES)
+    full = roofline.estimate_decode_step(choice.config, context_tokens=CONTEXT, bytes_per_value=BYTES)
+    for who, f, b in (("yours", flops, num_bytes), ("labkit", full.flops, full.bytes)):
+        said = f"{units.format_rate(f, 'FLOP')}, {units.format_bytes(b)}, {f / b:.3f} FLOP/byte"
+        print(f"{choice.name}, one step at {CONTEXT} tokens, {who:<6} {said}")
+
+# %% [markdown]
+# **What you should see.** Two lines that nearly agree: labkit adds norms and the inputs and outputs of each product. And an
+# intensity far left of any ridge.
+#
+# **Does it hold for others?** gpt-fast reports the speed of Llama-2-7B on an A100 and the bandwidth that it reached. Your formula
+# knows neither:
+
+# %%
+if ready("10.2"):
+    llama = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+             "num_key_value_heads": 32, "head_dim": 128, "vocab_size": 32000, "tie_word_embeddings": False}  # fmt: skip
+    _, llama_bytes = decode_work(llama, context_tokens=100, batch=1, bytes_per_value=2)
+    claim = published.load_claim("gpt-fast-bf16-decode")
+    reached = float(claim.value) * llama_bytes
+    print(f"{claim.setup}: {claim.value} {claim.unit}")
+    print(f"bytes of a step x steps a second: {units.format_rate(reached, 'B/s')}")
+    print(f"of the published {units.format_rate(2.039e12, 'B/s')}: MBU {100 * reached / 2.039e12:.0f} %")
+
+# %% [markdown]
+# ## 4 · Three ceilings
+#
+# A step cannot end before its arithmetic is done, nor before its bytes have come. Small models meet a third limit first:
+# **dispatch**, the time in which Python and the framework say what to do. It is the time of a step whose arithmetic is almost
+# nothing, and it grows with the number of *operations*, so with layers.
+#
+# $$t \ge \max\left(\frac{\text{FLOPs}}{P},\; \frac{\text{bytes}}{W},\; t_\text{dispatch}\right) \quad [\text{s}]$$
+#
+# The largest **binds**, and the ceiling has its name. (On a GPU the three overlap. On a CPU the thread that dispatches also
+# computes, so the true limit lies higher, near dispatch *plus* the larger of the others. We call the largest the ceiling on
+# both, and look at the sum later.)
+#
+# **Worked example**: 30 million FLOPs and 40 MB on a machine with 100 GFLOP and 20 GB a second and 1.5 ms of dispatch.
+
+# %% tags=["nbval-check-output"]
+for name, seconds in (("compute", 30e6 / 100e9), ("bandwidth", 40e6 / 20e9), ("dispatch", 1.5e-3)):
+    print(f"{name:<10} {units.format_seconds(seconds)}")
+print("bandwidth binds")
+
+# %% [markdown] exercise="10.3" title="The ceiling that binds" minutes=8 difficulty=2 version=1
+# ### Exercise 10.3 · The ceiling that binds
+#
+# *8 minutes · difficulty 2 of 5 · why it matters: an optimization of anything that does not bind is wasted.*
+#
+# Return `(name, seconds)`: the name of the ceiling that binds, `"compute"`, `"bandwidth"` or `"dispatch"`, and its time.
+#
+# <details><summary>Hint 1</summary>
+#
+# Time is work divided by rate: FLOPs by FLOP/s, bytes by B/s. The third time is given.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# With a dict `times` of the three, `max(times, key=times.get)` is the name of the largest.
+#
+# </details>
+
+
+# %% solution="10.3"
+def binding_ceiling(flops, num_bytes, flop_per_s, byte_per_s, dispatch_s):
+    """Return (name, seconds) of the ceiling that binds: the longest of compute, bandwidth and dispatch."""
+    ### BEGIN SOLUTION
+    times = {"compute": flops / flop_per_s, "bandwidth": num_bytes / byte_per_s, "dispatch": dispatch_s}
+    name = max(times, key=times.get)
+    return name, times[name]
+    ### END SOLUTION
+
+
+# %%
+check("10.3", binding_ceiling)
+
+# %% [markdown]
+# ### Predict before you measure
+#
+# How close does plain Transformers come to the ceiling of this machine, decoding one sequence? Give a percentage: 100 % is as
+# fast as the binding ceiling allows.
+
+# %% solution="10.p1"
+### BEGIN SOLUTION stub: predict("10.p1", None, unit="%")
+predict("10.p1", 50, unit="%")
+### END SOLUTION
+
+# %% [markdown]
+# ### Measure: how fast do bytes come?
+#
+# A copy, at growing **working sets**: what is touched again and again. While it fits a cache, the bytes come from there. The
+# blue line marks what one decode step of your model touches: *this* is the bandwidth that counts for it.
+
+# %%
+ARE_READY = all([ready("10.1"), ready("10.2"), ready("10.3")])
+ROUNDS = choose_by_budget(learner=30, ci=12)
+if ARE_READY:
+    model, _ = models.load_model(choice)
+    device = str(model.device)
+    caches = ceilings.probe_caches(device)
+    sweep = ceilings.measure_copy_bandwidth(device=device, num_rounds=ROUNDS)
+    (copy,) = ceilings.measure_copy_bandwidth([int(full.bytes)], device=device, num_rounds=ROUNDS)
+    (gemv,) = ceilings.measure_gemv_bandwidth([int(full.bytes)], dtype=choice.dtype, device=device, num_rounds=ROUNDS)
+    bandwidth = max(copy, gemv, key=lambda rate: rate.median)
+
+# %%
+if ARE_READY:
+    ratio = sweep[0].median / sweep[-1].median
+    title = f"Bytes come {ratio:.1f} times as fast from the small working set as from the large one"
+    figure = plot_bandwidth(sweep, caches=caches, working_set_bytes=full.bytes, title=title)
+    figure.show()
+    print(plots.format_alternative(figure))
+
+# %%
+if ARE_READY:
+    write = lambda x: units.format_rate(x, "B/s")  # noqa: E731
+    for rate in (copy, gemv):
+        said = f"{write(rate.median)} ({units.format_interval(rate.interval, write=write)}, n = {len(rate.samples)})"
+        print(f"{rate.name:<14} at {units.format_bytes(rate.size)}: {said}")
+    print(f"the ceiling is the faster of the two: {bandwidth.name}")
+
+# %% [markdown]
+# ### Measure: how fast is the arithmetic?
+#
+# A square product in each number format, on one thread of a CPU or on the GPU. A format that a processor has no instructions for
+# is emulated, and can be a hundred times slower: fewer bits are *not* always faster.
+
+# %%
+if ARE_READY:
+    products, missing = {}, []
+    for dtype in dict.fromkeys([choice.dtype, "float32", "bfloat16", "float16"]):
+        try:
+            products[dtype] = ceilings.measure_gemm_rate(dtype, device=device, num_rounds=ROUNDS // 2)
+        except HardwareError:
+            missing.append(dtype)
+    for dtype, rate in products.items():
+        said = units.format_interval(rate.interval, write=lambda x: units.format_rate(x, "FLOP/s"))
+        print(
+            f"{dtype:<9} {units.format_rate(rate.median, 'FLOP/s')} ({said}, n = {len(rate.samples)}), {rate.size} wide"
+        )
+    print("not available here:", ", ".join(missing) or "none")
+
+# %% [markdown]
+# ### Measure: the real thing, and its dispatch
+#
+# Decode steps of your model, *in turns* with those of a **narrow** one: the same layers and operations, and next to no width. The
+# time of the narrow step is the dispatch. In turns, because then a slow moment of the machine meets both.
+
+# %%
+if ARE_READY:
+    narrow = steps.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
+    pair = steps.measure_steps({"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
+    dispatch = ceilings.Rate("dispatch", "s", pair["narrow"], choice.config["num_hidden_layers"])
+    for name, values in (("your model", pair["model"]), ("dispatch", dispatch.samples)):
+        said = stats.summarize(values)
+        ends = units.format_interval(said.p50_interval, write=units.format_seconds)
+        print(f"{name:<11}{units.format_seconds(said.p50)} a step ({ends}, n = {said.n})")
+    print(f"{'':<11}{units.format_seconds(dispatch.median / dispatch.size)} for each of {dispatch.size} layers")
+    one = steps.measure_op_dispatch(device=device, num_rounds=ROUNDS)
+    print(f"{'':<11}{units.format_seconds(one.median)} for one operation on a single number")
+
+# %% [markdown]
+# Now larger batches, and two prefills. Each is a point: its intensity comes from the configuration, its FLOP/s from the time.
+
+# %%
+if ARE_READY:
+    seconds = {"decode_s": pair["model"]}
+    for batch in (4, 16):
+        more = steps.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
+        seconds[f"decode_batch{batch}_s"] = more["model"]
+    for tokens in (64, 512):
+        num_rounds = choose_by_budget(learner=12, ci=7)
+        seconds[f"prefill{tokens}_s"] = steps.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
+
+# %%
+if ARE_READY:
+    works, both = {}, {"bytes_per_value": BYTES, "cache_bytes_per_value": BYTES}
+    for batch, name in ((1, "decode_s"), (4, "decode_batch4_s"), (16, "decode_batch16_s")):
+        works[name] = roofline.estimate_decode_step(choice.config, context_tokens=CONTEXT, batch=batch, **both)
+    for tokens in (64, 512):
+        works[f"prefill{tokens}_s"] = roofline.estimate_prefill(choice.config, prompt_tokens=tokens, **both)
+
+# %% [markdown]
+# ### The record
+#
+# All samples go into one record. The ceilings stand beside the decode that they limit.
+
+# %%
+if ARE_READY:
+    samples = {name: list(values) for name, values in seconds.items()}
+    samples |= {f"gemm_{dtype}_flop_per_s": list(rate.samples) for dtype, rate in products.items()}
+    samples |= {f"copy_kib{rate.size // 1024}_byte_per_s": list(rate.samples) for rate in sweep}
+    samples |= {"bandwidth_byte_per_s": list(bandwidth.samples), "dispatch_s": list(dispatch.samples)}
+    samples["decode_tok_per_s"] = [1 / s for s in seconds["decode_s"]]
+    settings = {
+        "decode": {"flops": works["decode_s"].flops, "bytes": works["decode_s"].bytes}, "context_tokens": CONTEXT,
+        "gemm": f"gemm_{choice.dtype}_flop_per_s", "bandwidth": bandwidth.name, "bytes_per_value": BYTES, "device": device,
+    }  # fmt: skip
+    record = save_record("10", "roofline", model=choice, samples=samples, settings=settings)
+    print(f"saved as {record.id}")
+
+# %% [markdown]
+# For each: the ceiling that binds, the share of it that was reached, and the share of *dispatch and the longer of the others in
+# turns*, which is the fairer limit where one thread does both.
+
+# %%
+LABELS = {"decode_s": "1 sequence", "decode_batch4_s": "4 sequences", "decode_batch16_s": "16 sequences",
+          "prefill64_s": "64 tokens", "prefill512_s": "512 tokens"}  # fmt: skip
+if ARE_READY:
+    points, rates = [], {"flop_per_s": products[choice.dtype].median, "byte_per_s": bandwidth.median}
+    for name, work in works.items():
+        kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
+        top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
+        ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
+        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends)))
+        shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
+        print(f"{kind:<8}{LABELS[name]:<13}{top.name:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
+
+# %%
+if ARE_READY:
+    roofs = [Roof("measured here", products[choice.dtype].median, bandwidth.median)]
+    row = find_peak(machine.gpus[0].name if machine.gpus else machine.cpu.name)
+    row = row or next(one for one in ceilings.load_peaks() if one.name == "AMD EPYC 7763 one core")
+    flop_per_s = row.flop_per_s.get(
+        {"bfloat16": "bf16", "float16": "fp16"}.get(choice.dtype, "fp32"), row.flop_per_s["fp32"]
+    )
+    roofs.append(Roof(f"published: {row.name}", flop_per_s, row.byte_per_s, is_measured=False))
+    factor = points[-1].flop_per_s / points[0].flop_per_s
+    title = f"A prefill reaches {factor:.0f} times the FLOP/s of a decode step"
+    figure = plot_roofline(roofs, points, title=title)
+    figure.show()
+    print(plots.format_alternative(figure))
+
+# %% [markdown]
+# **What you should see.** Decode points on the left, prefill on the right, each under its blue mark. A decode step of a small
+# model on a CPU stays below the slope *and* far from it: neither bytes nor FLOPs are what it waits for. The published row is that
+# of a device of this class, unless your own stands in the table; its bandwidth belongs to a whole socket or board.
+
+# %% [markdown] exercise="10.4" title="The distance from the ceiling" minutes=15 difficulty=3 version=1
+# ### Exercise 10.4 · The distance from the ceiling
+#
+# *15 minutes · difficulty 3 of 5 · why it matters: "slow" means nothing; "40 % of what is possible here" does.*
+#
+# $$\text{MBU} = \frac{\text{bytes} / W}{t} \qquad \text{MFU} = \frac{\text{FLOPs} / P}{t} \qquad
+# \text{share} = \frac{\text{time of the binding ceiling}}{t}$$
+#
+# Write `read_record(record)`. It has `record.samples`: `decode_s`, `bandwidth_byte_per_s`, `dispatch_s`, and the arithmetic
+# under the key `record.settings["gemm"]`; and `record.settings["decode"]` with `flops` and `bytes`. Use the **median** of each.
+# Return a dict with `record` (its id), `ceiling` (the name), `share`, `low` and `high` (the share at the two ends of the 95 %
+# interval of the decode's median; ceilings stay at their medians), `mbu` and `mfu`.
+#
+# <details><summary>Hint 1</summary>
+#
+# `stats.summarize(samples)` has `p50` and `p50_interval` with `low` and `high`. A longer decode is a smaller share.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# Make the dict `times` of 10.3 from the medians. Then everything is one of the three times, divided by a decode time.
+#
+# </details>
+
+
+# %% solution="10.4"
+def read_record(record):
+    """Return {"record", "ceiling", "share", "low", "high", "mbu", "mfu"} of the decode in a record of this lab."""
+    ### BEGIN SOLUTION
+    work, decode = record.settings["decode"], stats.summarize(record.samples["decode_s"])
+    middle = {key: stats.summarize(values).p50 for key, values in record.samples.items()}
+    times = {
+        "compute": work["flops"] / middle[record.settings["gemm"]],
+        "bandwidth": work["bytes"] / middle["bandwidth_byte_per_s"],
+        "dispatch": middle["dispatch_s"],
+    }
+    name = max(times, key=times.get)
+    return {
+        "record": record.id, "ceiling": name, "share": times[name] / decode.p50,
+        "low": times[name] / decode.p50_interval.high, "high": times[name] / decode.p50_interval.low,
+        "mbu": times["bandwidth"] / decode.p50, "mfu": times["compute"] / decode.p50,
+    }  # fmt: skip
+    ### END SOLUTION
+
+
+# %%
+check("10.4", read_record)
+
+# %%
+if ARE_READY and ready("10.4"):
+    kept = find_record(record.id)
+    found = read_record(kept)
+    decode = kept.samples["decode_s"]
+    for name, ideal_s in (("MBU", found["mbu"]), ("MFU", found["mfu"]), ("share", found["share"])):
+        using = estimate_utilization(decode, ideal_s=ideal_s * stats.summarize(decode).p50)
+        ends = units.format_interval(using.interval, write=lambda x: f"{100 * x:.2g}")
+        print(f"{name:<6} {100 * using.value:.2g} % ({ends} %, n = {using.n})")
+    predicted = reveal("10.p1", 100 * found["share"], unit="%")
+
+# %% [markdown]
+# Beside the published number (not comparable as it stands: another model, another machine, compiled code):
+
+# %%
+mine = record if ARE_READY else None
+print(published.format_comparison(published.load_claim("gpt-fast-bf16-decode"), lab="10", name="roofline",
+                                  key="decode_tok_per_s", record=mine))  # fmt: skip
+
+# %% [markdown]
+# ## 5 · Layers, not parameters
+#
+# If dispatch binds, a step costs what its *layers* cost. Here are models with random weights (right for speed) in the shape of
+# yours, at most six layers deep:
+#
+# - **whole**: the shape as it is;
+# - **thin**: the MLP half as wide; the layers stay;
+# - **shallow**: as wide as before, with a third of the layers removed;
+# - **half zeros**: the control that should *not* help. Every other weight is 0. Half of the multiplications are for nothing, but
+#   the same bytes move and the same operations run.
+
+# %%
+if ARE_READY:
+    depth = min(6, choice.config["num_hidden_layers"])
+    cut = {"num_hidden_layers": depth - max(1, depth // 3)}
+    changes = {"whole": {}, "half zeros": {}, "shallow": cut,
+               "thin": {"intermediate_size": choice.config["intermediate_size"] // 2}}  # fmt: skip
+    shapes = {
+        name: {**choice.config, "num_hidden_layers": depth, "layer_types": None, **change}
+        for name, change in changes.items()
+    }
+    variants = {
+        name: steps.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
+    }
+    for parameter in variants["half zeros"].parameters():
+        parameter.data.view(-1)[::2] = 0
+
+# %%
+if ARE_READY:
+    times_s = steps.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
+    second = save_record(
+        "10", "layers", model=choice, settings={"shapes": changes, "num_layers": depth, "context_tokens": CONTEXT},
+        samples={f"{name.replace(' ', '_')}_s": list(values) for name, values in times_s.items()},
+    )  # fmt: skip
+    print(f"{'':<12}{'parameters':<14}{'layers':<10}{'speed over whole'}")
+    for name, config in shapes.items():
+        said = stats.compare(times_s[name], times_s["whole"]) if name != "whole" else None
+        size = roofline.estimate_num_parameters(config) / roofline.estimate_num_parameters(shapes["whole"])
+        text = f"{said.ratio:.2f} ({units.format_interval(said.interval)}): {said.verdict}" if said else ""
+        print(f"{name:<12}{100 * size:.0f} %{'':<9}{config['num_hidden_layers']:<10}{text}")
+
+# %%
+if ARE_READY:
+    gains = {name: stats.compare(times_s[name], times_s["whole"]).ratio for name in ("thin", "shallow")}
+    title = f"Thin: {gains['thin']:.2f} times the speed. Shallow: {gains['shallow']:.2f} times"
+    shown = {name: [1e3 * s for s in values] for name, values in times_s.items()}
+    figure = plots.plot_samples(shown, unit="ms", title=title)
+    figure.show()
+    print(plots.format_alternative(figure))
+
+# %% [markdown]
+# **What you should see.** Where *shallow* has about as many parameters as *thin*, it is the faster of the two: it saves bytes
+# and dispatch, *thin* saves bytes only. *Half zeros* should say *cannot tell*, or a ratio very close to 1. On a large model on a
+# GPU, where bandwidth binds, thin and shallow come together.
+
+# %% [markdown] exercise="10.5" title="Your sentence" minutes=10 difficulty=2 version=1
+# ### Exercise 10.5 · Your sentence
+#
+# *10 minutes · difficulty 2 of 5 · why it matters: this is the sentence that a colleague asks you for.*
+#
+# Write `decode_sentence(found)`. From the dict of 10.4 it makes a text that contains
+#
+# > my decode runs at 42 % of its binding ceiling (dispatch), because ...
+#
+# with the numbers of `found`, and a reason of 8 words or more. The reason says what the ceiling that binds is made of, and gives
+# the MBU and the MFU in percent. It is checked on made-up numbers of each kind (so have a reason for each), then on your record.
+#
+# <details><summary>Hint 1</summary>
+#
+# A dict from the name of the ceiling to a reason, and an f-string around it.
+#
+# </details>
+#
+# <details><summary>Hint 2</summary>
+#
+# `f"{100 * found['share']:.0f} %"` writes a share as a percentage. What is a *dispatch* ceiling made of? Operations, in every
+# layer. A *bandwidth* ceiling? Weights that have to be read. A *compute* ceiling? Products.
+#
+# </details>
+
+
+# %% solution="10.5"
+def decode_sentence(found):
+    """Return the sentence: share, name of the binding ceiling, and the reason, with MBU and MFU in percent."""
+    ### BEGIN SOLUTION
+    reasons = {
+        "dispatch": "telling the machine what to do in every layer takes longer than doing it",
+        "bandwidth": "each step has to read all weights and the cache from memory",
+        "compute": "the products themselves take longer than the reading of their weights",
+    }
+    share, mbu, mfu = (f"{100 * found[key]:.1f} %" for key in ("share", "mbu", "mfu"))
+    name = found["ceiling"]
+    beside = f"it uses {mbu} of the bandwidth and {mfu} of the FLOP/s"
+    return f"my decode runs at {share} of its binding ceiling ({name}), because {reasons[name]}; {beside}."
+    ### END SOLUTION
+
+
+# %%
+check("10.5", decode_sentence)
+
+# %% [markdown]
+# ## 6 · Break it: memory that was never there
+#
+# Here is a bandwidth benchmark with one believable mistake: it reads an array that was asked for and never written. The operating
+# system gives such memory only when somebody writes. Until then every page *is* the same page of zeros, and that one sits in a
+# cache. On most Linux systems the array reads as if memory were a cache.
+
+# %%
+if ARE_READY:
+    numpy = import_module("numpy")
+    num_values = choose_by_budget(learner=2**26, ci=2**25)
+    untouched, written = numpy.zeros(num_values, numpy.float32), numpy.full(num_values, 1.0, numpy.float32)
+    reading = {"untouched": [], "written": []}
+    for number in range(-2, choose_by_budget(learner=12, ci=8)):  # the first two rounds map the pages
+        for name, array in (("untouched", untouched), ("written", written)):
+            with timing.Stopwatch() as watch:
+                array.max()
+            if number >= 0:
+                reading[name].append(array.nbytes / watch.elapsed_s)
+
+# %%
+if ARE_READY:
+    for name, rates in reading.items():
+        summary = stats.summarize(rates)
+        said = units.format_interval(summary.p50_interval, write=lambda x: units.format_rate(x, "B/s"))
+        print(f"{name:<10} {units.format_rate(summary.p50, 'B/s')} ({said}, n = {summary.n})")
+    wrong = stats.compare(reading["untouched"], reading["written"], better="higher")
+    print(f"untouched over written: {wrong.ratio:.2f} ({units.format_interval(wrong.interval)}), {wrong.verdict}")
+    del untouched, written, array
+
+# %% [markdown]
+# With the wrong number as a ceiling the MBU of every model looks poor, and somebody will spend a week on it. The same happens
+# with a working set that fits a cache (look at your sweep), or when float32 weights are counted with 2 bytes. A number over 100 %
+# gives such mistakes away; one that is too *small* does not.
+
+# %% [markdown]
+# ## 7 · Summary
+#
+# You saw three things:
+#
+# 1. the work of a decode step follows from a configuration: about two FLOPs and `b` bytes for each parameter, for each token and
+#    for each step;
+# 2. a ceiling has a name. Bandwidth counts at the size of the working set, and small models are bound by dispatch: their cost
+#    follows layers, not parameters;
+# 3. MBU, MFU and the share of the binding ceiling, with an interval, say how much could still be won, and where.
+#
+# One thing this does **not** show: *where* the rest of the time goes. Lab 11 looks inside the step with a profiler.
+
+# %%
+if ARE_READY and ready("10.4") and ready("10.5"):
+    print(decode_sentence(found))
+    print(f"({100 * found['low']:.0f} to {100 * found['high']:.0f} %, n = {len(decode)})")
+    print(f"{choice.name} ({choice.source}) in {choice.dtype}, one sequence, {CONTEXT} tokens, Transformers eager")
+    print(f"{machine.gpus[0].name if machine.gpus else machine.cpu.name}, {record.time[:10]}, record {record.id}")
+
+# %% [markdown]
+# ### Five questions
+
+# %% solution="10.q1"
+### BEGIN SOLUTION stub: quiz("10.q1")
+quiz("10.q1", "b")
+### END SOLUTION
+
+# %% solution="10.q2"
+### BEGIN SOLUTION stub: quiz("10.q2")
+quiz("10.q2", 200)
+### END SOLUTION
+
+# %% solution="10.q3"
+### BEGIN SOLUTION stub: quiz("10.q3")
+quiz("10.q3", "d")
+### END SOLUTION
+
+# %% solution="10.q4"
+### BEGIN SOLUTION stub: quiz("10.q4")
+quiz("10.q4", 60)
+### END SOLUTION
+
+# %% solution="10.q5"
+### BEGIN SOLUTION stub: quiz("10.q5")
+quiz("10.q5", """I would ask which ceiling binds at our batch size. A decode of one sequence reads all weights for each
+token, so it is bound by bandwidth, and the new card has hardly more of that: I expect little. Prefill and large batches are
+bound by FLOPs and gain more. I would compute bytes and FLOPs from the config, then measure MBU on the present card.""")  # fmt: skip
+### END SOLUTION
+
+# %% [markdown]
+# ## 8 · Done
+#
+# The counting that you wrote is `labkit.roofline`, the measuring is `labkit.ceilings`. The last cells give the memory back.
+
+# %%
+print(measure_release(globals(), "model", "narrow", "variants", "parameter"))
+
+# %%
+complete("10")
