@@ -204,9 +204,7 @@ def _expect_ids(got, num_rows: int):
     if got is None:
         fail("nothing came back: is a `return` missing?")
     if not isinstance(got, torch.Tensor):
-        fail(
-            f"that is no tensor ({type(got).__name__}): a tensor of {num_rows} token ids is asked for, one for each row."
-        )
+        fail(f"that is no tensor ({type(got).__name__}): {num_rows} token ids are asked for, one for each row.")
     if tuple(got.shape) != (num_rows,):
         fail(f"the shape is {tuple(got.shape)}, and ({num_rows},) is asked for: one token id for each row.")
     if got.dtype not in (torch.int64, torch.int32):
