@@ -17,7 +17,7 @@ __all__ = ["BOUNDS", "Verdict", "check_client"]
 BOUNDS = {
     "lag_p50_s": (0.002, "send lag, median"),
     "lag_p99_s": (0.010, "send lag, 99th percentile"),
-    "delay_p50_s": (0.002, "event-loop delay, median"),
+    "delay_p50_s": (0.001, "event-loop delay, median"),
     "delay_p99_s": (0.010, "event-loop delay, 99th percentile"),
     "cpu_fraction": (0.9, "processor time of the client's thread over wall time"),
     "little_error": (0.1, "requests in flight, counted against rate x mean latency, relative"),

@@ -61,8 +61,9 @@ def plot_latency_shares(records: Sequence[RequestRecord], names: Sequence[str], 
         for name, values in samples.items()
         if len(values)
     ]
-    title = title or (f"Medians: {', '.join(part.partition(': n')[0] + part.rpartition('median')[2] for part in said)}"
-                      if said else "No sample")  # fmt: skip
+    first = next((name for name, values in samples.items() if len(values)), None)
+    found = f"{first}: half within {format_seconds(float(np.median(samples[first])))}" if first else "No sample"
+    title = title or found
     figure = make_figure(title, x="seconds (logarithmic)", y="share of samples (%)")
     for k, (name, values) in enumerate(samples.items()):
         picked = _thin(len(values))

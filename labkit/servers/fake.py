@@ -40,6 +40,7 @@ class _Counts:
     num_output_tokens: int = 0
     prompts: list = field(default_factory=list)
     arrivals_s: list = field(default_factory=list)
+    lateness_s: list = field(default_factory=list)
 
 
 class FakeServer:
@@ -50,7 +51,9 @@ class FakeServer:
         self._numbers, self._start_s, self.base_url = itertools.count(), time.monotonic(), ""
 
     def stats(self) -> dict:
-        """Counts so far, the prompts received (in order) and their arrival instants (monotonic clock of the server)."""
+        """Counts so far, the prompts received (in order), their arrival instants (monotonic clock of the server), and
+        by how much the server itself was late with each event with content.
+        """
         return asdict(self.counts)
 
     async def serve(self, *, port: int = 0, is_started=None, stop: asyncio.Event | None = None) -> None:

@@ -56,6 +56,8 @@ class Answer:
             if step.kind == "reset":
                 self._cut()
                 return False
+            if step.kind in ("text", "half", "reasoning"):
+                counts.lateness_s.append(time.monotonic() - due_s)
             self.num_tokens += step.num_tokens if step.kind in ("text", "half", "reasoning") else 0
             self.text += step.text if step.kind in ("text", "half") else ""
             if is_stream:
