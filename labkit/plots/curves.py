@@ -164,7 +164,7 @@ def _describe(points: Mapping[float, Sequence[float]]) -> str:
 def _list_ends(means) -> str:
     """Every point of a short curve; the first, the highest and the last of a long one."""
     keys = sorted(means)
-    if len(keys) > 8:
+    if len(keys) > 12:
         keys = sorted({keys[0], max(keys, key=lambda key: means[key][0]), keys[-1]})
     return ", ".join(f"{_write(means[key])} at {round(key, 2):g}" for key in keys)
 

@@ -553,7 +553,8 @@ if ARE_READY and ready("13.4"):
     bound = {"few clients, nobody waits": {n: OUTPUT * n / alone_s for n in fine},
              "all that the server has": dict.fromkeys(CLIENTS, top)}  # fmt: skip
     gain = stats.compare(rates["vLLM"][16], rates["vLLM"][8], better="higher")
-    title = f"Two lines meet at {read['saturation']:.2g} clients; 16 over 8 clients: {gain.ratio:.2g}x the throughput"
+    interval = f"{gain.interval.low:.2g} to {gain.interval.high:.2g}"
+    title = f"Lines meet at {read['saturation']:.2g} clients; 16 over 8 clients: {gain.ratio:.2g}x ({interval}) the throughput"
     figure = plot_curves(rates, x="clients (count)", y="throughput, tok/s", title=title, estimates=bound)
     figure.show()
     print(plots.format_alternative(figure))
