@@ -52,6 +52,7 @@ def test_points_carry_their_interval_and_the_ceiling_that_binds():
     figure = plot_roofline([ROOF], [POINT, Point("prefill", "512 tokens", 60.0, 50e9)], title="t")
     decode, prefill, limits = figure.data[1:]
     assert (decode.x[0], decode.y[0]) == (0.5, 4e9)
+    assert decode.name == "decode, measured"
     assert decode.error_y.array[0] == pytest.approx(0.5e9)
     assert decode.error_y.arrayminus[0] == pytest.approx(1e9)
     assert decode.marker.symbol != prefill.marker.symbol
@@ -74,6 +75,7 @@ def test_bandwidth_stands_over_the_working_set_with_the_caches_that_it_crosses()
     assert line.error_y.array[1] == pytest.approx(2.5e9)
     assert [shape.x0 for shape in figure.layout.shapes] == [2**19, 2**25, 44e6], "the first cache is left of the sweep"
     said = plots.format_alternative(figure)
+    assert line.name == "copy, median and 95 % interval, n = 2 to 6"
     assert "128 MiB: 22.5 GB/s (20.0 GB/s to 25.0 GB/s, n = 6)" in said
     assert "128 KiB: 90.5 GB/s (n too small, n = 2)" in said
     assert "one decode step at 42.0 MiB" in said

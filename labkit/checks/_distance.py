@@ -24,12 +24,13 @@ def _make_record(number, *, decode_s, gemm, bandwidth, dispatch_s, flops, num_by
     return SimpleNamespace(id=f"r-00000000b{number}", lab="10", name="roofline", samples=samples, settings=settings)
 
 
+_MANY_S = [0.006, 0.0065, 0.0062, 0.0061, 0.007, 0.0090, 0.0059, 0.0063, 0.0066, 0.0058, 0.0071, 0.0064]
 MADE = (
-    _make_record(0, decode_s=[0.006, 0.0065, 0.0062, 0.0061, 0.007, 0.0090, 0.0059], gemm=[8e10, 9e10, 9.5e10, 7e10],
+    _make_record(0, decode_s=_MANY_S, gemm=[8e10, 9e10, 9.5e10, 7e10],
                 bandwidth=[2.0e10, 2.2e10, 1.7e10], dispatch_s=[0.0024, 0.0022, 0.0031], flops=2.2e7, num_bytes=4.4e7),
     _make_record(1, decode_s=[0.031, 0.030, 0.034, 0.029, 0.040, 0.0305], gemm=[9e14, 8e14, 8.8e14],
                 bandwidth=[1.9e12, 2.0e12, 1.2e12], dispatch_s=[0.004, 0.009, 0.0041], flops=1.5e10, num_bytes=4.8e10),
-    _make_record(2, decode_s=[1.0, 1.2, 1.1, 1.9, 1.15, 1.05, 1.3], gemm=[1e9, 1.2e9, 1.1e9, 3e9, 1.0e9],
+    _make_record(2, decode_s=[1.0, 1.2, 1.1, 1.9, 1.15, 1.05, 1.3, 1.25, 0.95, 1.12], gemm=[1e9, 1.1e9, 3e9],
                 bandwidth=[1e10, 2e10, 1.5e10], dispatch_s=[0.002, 0.003], flops=9e8, num_bytes=1e8),
 )  # fmt: skip
 

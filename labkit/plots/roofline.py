@@ -29,7 +29,7 @@ class Roof:
 class Point:
     """One piece of work: kind ("decode"), name ("batch 4"), intensity in FLOP/byte, and FLOP/s with its interval.
 
-    `limit_flop_per_s`: what its binding ceiling allows, where one is known: the mark above the point.
+    `limit_flop_per_s`: what its binding ceiling allows, where one is known: the mark above the point. `n`: samples.
     """
 
     kind: str
@@ -39,6 +39,7 @@ class Point:
     low: float | None = None
     high: float | None = None
     limit_flop_per_s: float | None = None
+    n: int | None = None
 
 
 def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str):
@@ -59,7 +60,7 @@ def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str)
         some = [point for point in points if point.kind == kind]
         figure.add_scattergl(
             x=[point.intensity for point in some], y=[point.flop_per_s for point in some], mode="markers",
-            name=f"{kind}, measured", text=[point.name for point in some],
+            name=f"{kind}, measured{_format_n(point.n for point in some)}", text=[point.name for point in some],
             marker={"color": MEASURED, "size": 11, "symbol": _SYMBOLS[which % len(_SYMBOLS)],
                     "line": {"color": "white", "width": 1}},
             error_y={"type": "data", "symmetric": False, "color": MEASURED, "thickness": 2, "width": 4,
@@ -94,7 +95,8 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
     ordered = sorted(rates, key=lambda rate: rate.size)
     medians, ends = [rate.median for rate in ordered], [rate.interval for rate in ordered]
     figure.add_scattergl(
-        x=[rate.size for rate in ordered], y=medians, mode="lines+markers", name="copy, measured",
+        x=[rate.size for rate in ordered], y=medians, mode="lines+markers", showlegend=True,
+        name=f"copy, median and 95 % interval{_format_n(len(rate.samples) for rate in ordered)}",
         line={"color": MEASURED}, marker={"color": MEASURED, "size": 8},
         text=[format_bytes(rate.size) for rate in ordered],
         error_y={"type": "data", "symmetric": False, "color": MEASURED,
@@ -109,7 +111,8 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
     for number, (size, text, colour) in enumerate(marks):
         figure.add_vline(x=size, line={"color": colour, "dash": "dot", "width": 2})
         figure.add_annotation(
-            x=math.log10(size), y=1 - 0.08 * (number % 2), yref="paper", xanchor="right", text=text, showarrow=False,
+            x=math.log10(size), y=1 - 0.08 * (number % 2), yref="paper",
+            xanchor="left" if size == working_set_bytes else "right", text=text, showarrow=False,
             font={"color": colour},
         )  # fmt: skip
     # Powers of two read as sizes; at most eight of them fit.
@@ -124,6 +127,14 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
                 for rate in ordered]  # fmt: skip
     said += [f"{text} at {format_bytes(size)}" for size, text, _ in marks]
     return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No rates") + ".")
+
+
+def _format_n(counts) -> str:
+    """Write the numbers of samples for a legend: ", n = 12", ", n = 7 to 24", or nothing where none is known."""
+    known = sorted(count for count in counts if count)
+    if not known:
+        return ""
+    return f", n = {known[0]}" if known[0] == known[-1] else f", n = {known[0]} to {known[-1]}"
 
 
 def _describe(point: Point) -> str:

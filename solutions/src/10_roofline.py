@@ -440,7 +440,7 @@ if ARE_READY:
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
         top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
         ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
-        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends)))
+        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
         shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
         print(f"{kind:<8}{LABELS[name]:<13}{top.name:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
 
