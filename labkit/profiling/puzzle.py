@@ -18,7 +18,7 @@ from labkit.timing import synchronize
 __all__ = ["Puzzle", "estimate_plant", "format_calls", "load_calls", "load_learner", "load_puzzle"]
 
 _SHARE = 1.5  # times the time of one step, added to one module: many times a whole layer
-_LEAST_S = 0.005  # more than what a busy machine adds to the others by chance
+_LEAST_S, _MOST_S = 0.005, 0.1  # more than what a busy machine adds to the others by chance, and no test of patience
 _FIRST = 20  # the decoy's first call takes this many times the extra time of the slow one
 _SIZE = 128
 _QUIET = re.compile(r"norm|act|rotary|dropout|emb", re.IGNORECASE)
@@ -59,19 +59,19 @@ class Puzzle:
         # No random numbers: sampling with a seed must give the same words as without the puzzle.
         square = torch.full((_SIZE, _SIZE), 1 / _SIZE, device=device)
         self._pair, self._waste = (square, square), torch.empty_like(square)
-        extra = max(_SHARE * step_s, _LEAST_S) / self._measure_extra()
+        extra = min(max(_SHARE * step_s, _LEAST_S), _MOST_S) / self._measure_extra()
         self._modules = (modules[slow], modules[decoy])
         self._plant(modules[slow], max(8, round(extra)), is_once=False)
         self._plant(modules[decoy], max(8, round(_FIRST * extra)), is_once=True)
 
     def _measure_extra(self) -> float:
-        """Seconds of one unit of useless work: the middle of a few."""
+        """Seconds of one unit of useless work: the shortest of a few, which a busy machine disturbs least."""
         times = []
         for _ in range(9):
             begin_s = time.perf_counter()
             self._compute_waste(8)
             times.append((time.perf_counter() - begin_s) / 8)
-        return sorted(times)[4]
+        return min(times)
 
     def _compute_waste(self, count: int) -> None:
         import torch
@@ -110,7 +110,7 @@ def load_puzzle(model, function, *, device: str = "cpu") -> Puzzle:
         function()
         synchronize(device)
         times.append(time.perf_counter() - begin_s)
-    return Puzzle(model, learner=load_learner(), step_s=sorted(times)[3], device=device)
+    return Puzzle(model, learner=load_learner(), step_s=min(times), device=device)
 
 
 def format_calls(calls: Sequence[Event], *, learner: str) -> dict:

@@ -294,15 +294,17 @@ if ARE_READY:
 if ARE_READY:
     shares = {}
     for phase, some in views.items():
-        added = {name: sum(one[0].get(name, 0.0) for one in some) for name in some[0][0]}
-        names = sorted(added, key=added.get, reverse=True)[:5]
+        middle = {name: stats.summarize([one[0].get(name, 0.0) for one in some]).p50 for name in some[0][0]}
+        names = sorted(middle, key=middle.get, reverse=True)[:5]
         shares[phase] = {name: [one[0].get(name, 0.0) for one in some] for name in names}
-        print(f"{phase}: the five operators with the largest self time, in % of the step (middle profile, lowest to highest)")
+        totals = {row.name: row.total_s for row in profiles[phase][0].measure_table()}
+        whole_s = sum(step.duration_s for step in profiles[phase][0].select("step"))
+        print(f"{phase + ', in % of the step':<44}{'self':>6}   {'lowest to highest':<19}{'total':>6}")
         for name, values in shares[phase].items():
-            low, high = 100 * min(values), 100 * max(values)
-            print(f"  {name[:48]:<50}{100 * stats.summarize(values).p50:5.1f}   {low:.1f} to {high:.1f}")
+            line = f"  {name[:40]:<42}{100 * stats.summarize(values).p50:6.1f}   "
+            print(line + f"{f'{100 * min(values):.1f} to {100 * max(values):.1f}':<19}{100 * totals[name] / whole_s:6.1f}")
         idle = [100 * one[1] for one in some]
-        print(f"  {'(no operator runs)':<50}{stats.summarize(idle).p50:5.1f}   {min(idle):.1f} to {max(idle):.1f}")
+        print(f"  {'(no operator runs)':<42}{stats.summarize(idle).p50:6.1f}   {min(idle):.1f} to {max(idle):.1f}")
 
 # %%
 if ARE_READY:
