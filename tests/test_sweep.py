@@ -339,6 +339,22 @@ def test_a_full_disk_loses_only_the_visit_that_did_not_fit(monkeypatch):
     assert bench.run().num_new == 5, "the fifth was measured, and could not be kept"
 
 
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    bench = Bench()
+    with pytest.raises(LabkitError, match="the sweep cannot be kept: .*file.* cannot be written"):
+        bench.run(folder=tmp_path / "file" / "sweeps")
+    assert bench.calls == []
+
+
+def test_a_journal_that_cannot_be_read_is_told():
+    first = Bench().run()
+    first.path.unlink()
+    first.path.mkdir()
+    with pytest.raises(LabkitError, match="cannot be read"):
+        Bench().run()
+
+
 # Two at once
 
 

@@ -37,6 +37,10 @@ def load_visits(path: Path, digest: str) -> tuple[int, dict[tuple[int, str], Vis
         lines = load_lines(path)
     except FileNotFoundError:
         return 1, {}, 0
+    except OSError as error:
+        raise LabkitError(
+            f"{path.name} cannot be read ({error.strerror}).", next_step="Look at its permissions, or remove it."
+        ) from error
     own = [line for _, line in lines.entries if line.get("sweep") == digest]
     take, known, num_damaged = 1 + sum("closed" in line for line in own), {}, len(lines.damaged)
     for line in own:
@@ -69,8 +73,14 @@ def append_visit_line(path: Path, line: dict, *, num_safe: int) -> None:
 @contextlib.contextmanager
 def hold_sweep(path: Path) -> Iterator[None]:
     """Hold the sweep for this process; the system lets go of it when the process ends, however it ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise LabkitError(
+            f"the sweep cannot be kept: {path.parent} cannot be written ({error.strerror}).",
+            next_step="Set LABKIT_RUNS to a folder of yours.",
+        ) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
