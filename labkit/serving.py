@@ -11,8 +11,6 @@ there is no run. Tokens per chunk come from the server's running usage, never fr
 
 import http.client
 import json
-import math
-import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +18,8 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from labkit.errors import LabkitError
+from labkit.load.answers import AnswerReader
+from labkit.load.sampling import read_counters
 from labkit.workload import Request
 
 __all__ = ["ServedRequest", "ServedRun", "load_prefix_counters", "run_workload"]
@@ -176,14 +176,10 @@ def load_prefix_counters(server) -> tuple[int, int] | None:
 
     Read from vLLM's /metrics; None for a server without these counters.
     """
-    text = getattr(server, "load_metrics", lambda: None)() or ""
-    totals = []
-    for name in ("queries", "hits"):
-        found = re.findall(rf"^vllm:prefix_cache_{name}(?:_total)?(?:{{[^}}]*}})? (\S+)", text, flags=re.MULTILINE)
-        if not found:
-            return None
-        totals.append(round(math.fsum(map(float, found))))
-    return totals[0], totals[1]
+    found = read_counters(getattr(server, "load_metrics", lambda: None)())
+    if not {"prefix_queries", "prefix_hits"} <= set(found):
+        return None
+    return round(found["prefix_queries"]), round(found["prefix_hits"])
 
 
 def _send(server, request: Request, scheduled_s: float, timeout_s: float, clock) -> ServedRequest:
@@ -212,21 +208,17 @@ def _read_stream(response, clock) -> tuple[list[tuple[float, int]], dict]:
     """Return (arrival, new tokens) of each chunk with tokens, and the last usage; one read has one arrival."""
     if response.status != 200:
         raise LabkitError(f"status {response.status}: {response.read().decode(errors='replace')[:200]}")
-    chunks, usage, seen, rest = [], {}, 0, b""
+    answer = AnswerReader()
     while data := response.read1(65536):
-        now_s = clock()
-        *lines, rest = (rest + data).split(b"\n")
-        for value in (line.strip()[5:].strip() for line in lines if line.startswith(b"data:")):
-            if value == b"[DONE]":
-                response.read()  # to the very end: a client that hangs up early looks like one that gave up
-                return chunks, usage
-            event = json.loads(value)
-            if "error" in event:
-                raise LabkitError(f"the server says {str(event['error'])[:200]}")
-            usage = event.get("usage") or usage
-            if (new := usage.get("completion_tokens", 0) - seen) > 0:
-                chunks.append((now_s, new))
-                seen += new
+        answer.feed(clock(), data)
+        if answer.failure:
+            raise LabkitError(f"the server says {answer.failure[1]}")
+        if answer.is_done:
+            response.read()  # to the very end: a client that hangs up early looks like one that gave up
+            _, source, chunks, _ = answer.count_tokens(None)
+            if source != "chunk usage" and chunks:
+                raise LabkitError("the server sends no running usage, so nobody knows the tokens of a chunk.")
+            return [(chunk.at_s, chunk.num_tokens) for chunk in chunks], answer.usage
     raise LabkitError("the stream ended before [DONE]")
 
 

@@ -17,7 +17,7 @@ FLOORS = (
     ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
     ("hardware", "environment", "models", "results", "progress"),
     ("timing", "memory", "energy", "ceilings", "profiling", "sweep"),
-    ("generation", "servers", "serving", "engine", "quantization", "load", "quality"),
+    ("generation", "servers", "engine", "quantization", "load", "serving", "quality"),
     ("views", "plots", "published"),
     ("checks", "quiz", "report"),
     ("cli", "__main__", "authoring", "colab"),

@@ -15,61 +15,22 @@ import collections
 import dataclasses
 import gc
 import itertools
-import json
 import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from labkit.load.exchange import Exchange
+from labkit.load.health import TICK_S, ClientHealth, ClientWatch
 from labkit.load.records import RecordBuilder, RequestRecord
 from labkit.load.schedules import Chain, Plan, Planned
+from labkit.load.target import Target, encode_bodies
 
-__all__ = ["ClientHealth", "ClientRun", "Limits", "Target", "encode_bodies", "run_client"]
+__all__ = ["ClientHealth", "ClientRun", "Limits", "Target", "run_client"]
 
-TICK_S = 0.01
 _BUSY_S = 0.001  # a timer that late: reading what has ended waits, sending does not
-_MAX_PREPARED_BYTES = 64 * 2**20
 _MAX_UNREAD_BYTES = 64 * 2**20
 _RETRIED = ("http 429", "http 503", "refused")
 _PAUSE_S = 0.1  # of a client whose request failed: a server that refuses at once must not be flooded
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What to ask for: the model, the API ("completions" or "chat"), and how.
-
-    `is_fixed_length`: the server must make exactly the planned number of tokens (`ignore_eos`, `min_tokens`). `extra`
-    is added to every request. With "chat" a prompt is words in place of token ids, so its length is not exact.
-    `secrets`: texts that a server's error message must not carry into a record.
-    """
-
-    model: str
-    api: str = "completions"
-    is_fixed_length: bool = True
-    extra: Mapping[str, object] = field(default_factory=dict)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def path(self) -> str:
-        """The path of the API."""
-        return "/v1/chat/completions" if self.api == "chat" else "/v1/completions"
-
-    def encode(self, planned: Planned) -> bytes:
-        """Return the body of a request, as JSON."""
-        ids = planned.prompt.draw_ids()
-        num = planned.num_output_tokens
-        body = {"model": self.model, "temperature": 0, "max_tokens": num, "stream": True}
-        if self.api == "chat":
-            body["messages"] = [{"role": "user", "content": " ".join(f"w{token}" for token in ids)}]
-        else:
-            body["prompt"] = ids
-        if self.is_fixed_length:
-            body |= {"min_tokens": num, "ignore_eos": True}
-        body["stream_options"] = {"include_usage": True}
-        if self.is_fixed_length:  # servers that know the one know the other
-            body["stream_options"]["continuous_usage_stats"] = True
-        return json.dumps(body | dict(self.extra), separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +40,6 @@ class Limits:
     request_s: float = 300.0
     run_s: float | None = None
     max_retries: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ClientHealth:
-    """What the client saw of itself.
-
-    `delays_s`: how late its timer was, every 10 ms; `concurrency`: mean requests in flight, counted at those ticks;
-    `cpu_fraction`: processor time of its thread over wall time; `window_s`: from the first tick to the last.
-    """
-
-    delays_s: tuple[float, ...]
-    concurrency: float
-    cpu_fraction: float
-    window_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +53,6 @@ class ClientRun:
     health: ClientHealth
     end: str
     start_s: float
-
-
-def encode_bodies(plan: Plan, target: Target) -> dict[int, bytes]:
-    """Write out the first request of each chain before the run, by the chain's number, as far as 64 MiB go."""
-    bodies, num_bytes = {}, 0
-    for chain in sorted(plan.chains, key=lambda chain: chain.start_s):
-        if num_bytes > _MAX_PREPARED_BYTES:
-            break
-        bodies[chain.number] = target.encode(chain.requests[0])
-        num_bytes += len(bodies[chain.number])
-    return bodies
 
 
 async def run_client(
@@ -171,7 +107,7 @@ class _Run:
     async def run(self, start_s: float | None, stop: asyncio.Event) -> ClientRun:
         self.start_s = self.loop.time() if start_s is None else start_s
         self.deadline_s = math.inf if self.limits.run_s is None else self.start_s + self.limits.run_s
-        watch = _Watch(self)
+        watch = ClientWatch(self)
         helpers = [asyncio.create_task(watch.tick()), asyncio.create_task(self.settle())]
         main, stopped = asyncio.create_task(self.dispatch()), asyncio.create_task(stop.wait())
         left_s = None if math.isinf(self.deadline_s) else self.deadline_s - self.loop.time()
@@ -318,33 +254,6 @@ class _Run:
                 await future
             finally:
                 timer.cancel()
-
-
-class _Watch:
-    """Counts how late a timer is, and what is in flight; ticks that a stall swallowed are counted too."""
-
-    def __init__(self, run: _Run) -> None:
-        self.run, self.delays_s, self.total = run, [], 0
-        self.begin_s, self.cpu_s, self.wall_s = run.loop.time(), time.thread_time(), time.perf_counter()
-
-    async def tick(self) -> None:
-        due_s = self.begin_s + TICK_S
-        while True:
-            await self.run.sleep_until(due_s)
-            now_s = self.run.loop.time()
-            self.run.late_s = now_s - due_s
-            while due_s <= now_s:
-                self.delays_s.append(now_s - due_s)
-                self.total += self.run.num_running
-                due_s += TICK_S
-
-    def stop(self) -> ClientHealth:
-        wall_s = time.perf_counter() - self.wall_s
-        num, cpu = max(1, len(self.delays_s)), time.thread_time() - self.cpu_s
-        window_s = self.run.loop.time() - self.begin_s
-        # In virtual time the processor's share of the wall time means nothing.
-        share = cpu / wall_s if wall_s > 0 and window_s <= 2 * wall_s else 0.0
-        return ClientHealth(tuple(self.delays_s), self.total / num, share, window_s)
 
 
 def _read_retry_after(headers: Mapping[str, str], default_s: float) -> float:

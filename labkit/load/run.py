@@ -18,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import numpy as np
 
 from labkit.errors import LabkitError
-from labkit.load.client import ClientRun, Limits, Target, encode_bodies, run_client
+from labkit.load.client import ClientRun, Limits, Target, run_client
 from labkit.load.journal import RequestJournal
 from labkit.load.loop import run_precise
 from labkit.load.metrics import estimate_metrics
@@ -26,6 +26,7 @@ from labkit.load.records import RequestRecord
 from labkit.load.report import Ceiling, LoadResult
 from labkit.load.sampling import GpuReader, Sampling, run_sampling
 from labkit.load.schedules import Plan
+from labkit.load.target import encode_bodies
 from labkit.load.transport import HttpTransport, check_descriptors
 from labkit.load.verdict import check_client
 

@@ -21,10 +21,11 @@ import time
 from pathlib import Path
 
 from labkit.errors import LabkitError
-from labkit.load.client import ClientHealth, ClientRun, encode_bodies, run_client
+from labkit.load.client import ClientHealth, ClientRun, run_client
 from labkit.load.loop import run_precise
 from labkit.load.records import RequestRecord
 from labkit.load.sampling import GpuReader, run_sampling
+from labkit.load.target import encode_bodies
 from labkit.load.transport import HttpTransport
 
 __all__ = ["main", "run_workers"]
