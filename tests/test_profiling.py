@@ -663,9 +663,9 @@ def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_th
     planted = load_puzzle(model, phases.run_decode)
     slow, decoy = puzzle.estimate_plant([name for name, _ in model.named_modules()], learner=planted.learner)
     profile = run_profile(phases.run_decode, num_steps=6, num_warmup=0, model=model)
-    later = measure_table([e for e in profile.select("module") if e.step > 0])
-    assert later[0].name == slow
-    assert later[0].self_s > 2 * later[1].self_s, "also on a noisy machine"
+    leading = [measure_table(profile.select("module", step=step))[0] for step in range(1, 6)]
+    ahead = [row.self_s for row in leading if row.name == slow]
+    assert len(ahead) >= 3, "also on a noisy machine, where a step may have a hiccup elsewhere"
     assert measure_table(profile.select("module"))[0].name == decoy, "the first call counted, the decoy is ahead"
     assert measure_table(profile.select("module", step=0))[0].name == decoy
     phases.reset()
@@ -673,7 +673,8 @@ def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_th
     assert torch.equal(torch.rand(1), number), "nor does it draw random numbers"
     planted.is_on = False
     profile = run_profile(phases.run_decode, num_steps=5, model=model)
-    assert measure_table(profile.select("module"))[0].self_s < later[0].self_s
+    rows = {row.name: row.self_s / row.num_calls for row in profile.measure_table("module")}
+    assert rows[slow] < min(ahead), "switched off, it is a module like the others"
     planted.remove()
     assert not any("forward" in vars(module) for module in model.modules())
 
