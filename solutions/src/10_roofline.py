@@ -327,8 +327,9 @@ if ARE_READY:
     device = str(model.device)
     caches = ceilings.probe_caches(device)
     sweep = ceilings.measure_copy_bandwidth(device=device, num_rounds=ROUNDS)
-    (copy,) = ceilings.measure_copy_bandwidth([int(full.bytes)], device=device, num_rounds=ROUNDS)
-    (gemv,) = ceilings.measure_gemv_bandwidth([int(full.bytes)], dtype=choice.dtype, device=device, num_rounds=ROUNDS)
+    size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
+    (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=ROUNDS)
+    (gemv,) = ceilings.measure_gemv_bandwidth([size], dtype=choice.dtype, device=device, num_rounds=ROUNDS)
     bandwidth = max(copy, gemv, key=lambda rate: rate.median)
 
 # %%
@@ -501,12 +502,11 @@ def read_record(record):
         "bandwidth": work["bytes"] / middle["bandwidth_byte_per_s"],
         "dispatch": middle["dispatch_s"],
     }
-    name = max(times, key=times.get)
-    return {
-        "record": record.id, "ceiling": name, "share": times[name] / decode.p50,
-        "low": times[name] / decode.p50_interval.high, "high": times[name] / decode.p50_interval.low,
-        "mbu": times["bandwidth"] / decode.p50, "mfu": times["compute"] / decode.p50,
-    }  # fmt: skip
+    name, ends = max(times, key=times.get), decode.p50_interval
+    shares = {"share": decode.p50, "low": ends.high, "high": ends.low}
+    found = {key: times[name] / seconds for key, seconds in shares.items()}
+    used = {"mbu": times["bandwidth"] / decode.p50, "mfu": times["compute"] / decode.p50}
+    return {"record": record.id, "ceiling": name, **found, **used}
     ### END SOLUTION
 
 
@@ -536,7 +536,7 @@ print(published.format_comparison(published.load_claim("gpt-fast-bf16-decode"), 
 # ## 5 · Layers, not parameters
 #
 # If dispatch binds, a step costs what its *layers* cost. Here are models with random weights (right for speed) in the shape of
-# yours, at most six layers deep:
+# yours, at most six layers deep and with at most 4,096 words:
 #
 # - **whole**: the shape as it is;
 # - **thin**: the MLP half as wide; the layers stay;
@@ -550,10 +550,9 @@ if ARE_READY:
     cut = {"num_hidden_layers": depth - max(1, depth // 3)}
     changes = {"whole": {}, "half zeros": {}, "shallow": cut,
                "thin": {"intermediate_size": choice.config["intermediate_size"] // 2}}  # fmt: skip
-    shapes = {
-        name: {**choice.config, "num_hidden_layers": depth, "layer_types": None, **change}
-        for name, change in changes.items()
-    }
+    small = {"num_hidden_layers": depth, "vocab_size": min(4096, choice.config["vocab_size"]), "layer_types": None}
+    small |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    shapes = {name: {**choice.config, **small, **change} for name, change in changes.items()}
     variants = {
         name: steps.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
     }
