@@ -9,6 +9,8 @@ from labkit.results import save_record
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan, Reply
 
+pytestmark = pytest.mark.slow  # servers
+
 QUICK = FakePlan(ttft_s=0.01, itl_s=0.001)
 
 
@@ -106,7 +108,6 @@ def test_a_server_that_is_not_there_is_said_before_the_run(capsys, tmp_path):
     assert code == 2 and "nobody answers" in said.err
 
 
-@pytest.mark.slow
 def test_the_search_ends_with_a_rate(capsys, monkeypatch):
     """The client's own verdict is left out here: tests run beside other work."""
     import dataclasses
@@ -124,7 +125,6 @@ def test_the_search_ends_with_a_rate(capsys, monkeypatch):
     assert code == (0 if "req/s keeps the SLO" in said.out else 1)
 
 
-@pytest.mark.slow
 def test_the_ceiling_is_saved_and_shown_in_the_next_report(capsys, server, tmp_path, monkeypatch):
     from labkit.load import bench
 
