@@ -87,6 +87,14 @@ def test_a_small_tree_by_hand():
     assert measure_depths(events) == [0, 1, 2, 1, 0, 0, 0, 1]
 
 
+def test_a_call_of_the_same_name_with_company_is_a_call_of_its_own_as_in_torchs_table():
+    rows = measure_table([Event("arange", 0.0, 8.0), Event("arange", 1.0, 4.0), Event("resize_", 5.0, 6.0)])
+    assert [(row.name, row.num_calls, row.total_s, row.self_s) for row in rows] == [
+        ("arange", 2, 11.0, 7.0),
+        ("resize_", 1, 1.0, 1.0),
+    ]
+
+
 def test_a_child_that_outlasts_its_parent_by_a_rounding_takes_no_more_than_there_is():
     own = measure_self_times([Event("parent", 0.0, 1.0), Event("child", 0.5, 1.000001)])
     assert own[0] == pytest.approx(0.5)
@@ -104,6 +112,7 @@ def test_idle_time_equals_counting_second_by_second(parts):
     assert idle.idle_s == len(free)
     assert idle.fraction == len(free) / 20
     assert sum(end - start for start, end in idle.gaps) == len(free)
+    assert all(end > start for start, end in idle.gaps), "a gap has a length"
     assert all(a[1] < b[0] for a, b in zip(idle.gaps, idle.gaps[1:], strict=False)), "gaps are apart and in order"
 
 
