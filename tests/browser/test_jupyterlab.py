@@ -18,11 +18,30 @@ from pathlib import Path
 
 import pytest
 
+from labkit.authoring.source import dump_notebook, load_source, make_notebook
+
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "data" / "runs" / "screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run", "--disable-quic"]  # fmt: skip
+# Every lab that there is: a new one is opened without a line here.
 LABS = json.loads((ROOT / "labs" / "course.json").read_text(encoding="utf-8"))["labs"]
+# (lab, notebook, number of the code cell) of the first figure that each stored solution has.
+FIGURES = [
+    next(
+        (path.stem[:2], str(path), number)
+        for number, cell in enumerate(cells)
+        if "application/vnd.plotly.v1+json" in str(cell)
+    )
+    for path in sorted((ROOT / "solutions").glob("*.ipynb"))
+    for cells in [json.loads(path.read_text(encoding="utf-8"))["cells"]]
+]
+SHOW_FIGURE = """import json
+from IPython.display import display
+lab, path, number = {!r}
+outputs = json.load(open(path))["cells"][number]["outputs"]
+kind = "application/vnd.plotly.v1+json"
+display({{kind: next(one["data"][kind] for one in outputs if kind in one.get("data", {{}}))}}, raw=True)"""
 NO_NEWS = {"fetchNews": "false", "checkForUpdates": False}
 
 
@@ -32,6 +51,11 @@ def jupyterlab(tmp_path_factory):
     folder = tmp_path_factory.mktemp("jupyterlab")
     for name in ("labs", "solutions"):
         shutil.copytree(ROOT / name, folder / "work" / name)
+    built = make_notebook(load_source(ROOT / "solutions" / "src" / "00_start_here.py"), kind="solution")
+    (folder / "work" / "solved_00.ipynb").write_text(dump_notebook(built))
+    view = "from labkit.views.live import view_live_progress\nview_live_progress()"
+    (folder / "work" / "progress.ipynb").write_text(_make_notebook([view]))
+    (folder / "work" / "figures.ipynb").write_text(_make_notebook([SHOW_FIGURE.format(one) for one in FIGURES]))
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text(json.dumps(NO_NEWS))
@@ -100,20 +124,60 @@ def page(browser, jupyterlab):
     context.close()
 
 
-def test_the_solution_of_lab_00_runs_in_jupyterlab_with_figure_checks_and_progress_in_view(page, jupyterlab):
-    _open(page, jupyterlab, "solutions/00_start_here.ipynb")
-    _clear_outputs(page)
-    assert page.locator(".jp-OutputArea-output").count() == 0, "old outputs would hide a run that did nothing"
+def test_the_solution_of_lab_00_runs_with_checks_figures_that_answer_the_mouse_and_a_progress_view_that_opens(
+    page, jupyterlab
+):
+    _open(page, jupyterlab, "solved_00.ipynb")  # built from today's source, without outputs
     _run_all(page)
     text = _output_text(page)
     for k in (1, 2, 3, 4):
         assert f"00.{k} passed" in text, f"exercise 00.{k} did not pass in the browser"
+    assert "Traceback" not in text
+    assert "Nothing of model, tokenizer is left." in text, "the clean-up did not give the model back"
     _scroll_to(page, ".js-plotly-plot")
     assert page.locator(".js-plotly-plot .main-svg").first.is_visible()
+    assert "tok/s" in _hover_figure(page, page.locator(".js-plotly-plot").first)
     page.screenshot(path=SCREENSHOTS / "00_solution_figure.png")
-    _scroll_to(page, ".jp-RenderedHTML table", last=True)
+    _scroll_to(page, ".labkit-lab")
+    first = page.locator(".labkit-lab").first
+    assert "exercises 4 of 4" in first.inner_text() and first.get_attribute("aria-expanded") == "false"
+    first.click()
+    assert first.get_attribute("aria-expanded") == "true"
+    assert page.get_by_text("passed: 00.1 Bytes of the weights").is_visible()
     page.screenshot(path=SCREENSHOTS / "00_solution_progress.png")
-    assert "Traceback" not in text
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
+    page.wait_for_timeout(1500)
+    page.screenshot(path=SCREENSHOTS / "00_solution_progress_dark.png")
+    _scroll_to(page, ".js-plotly-plot")
+    page.screenshot(path=SCREENSHOTS / "00_solution_figure_dark.png")
+    page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Light'})")
+    assert page.foreign == []
+
+
+def test_the_progress_view_follows_the_work_by_keyboard_and_a_stored_notebook_keeps_the_table(page, jupyterlab):
+    _, _, home = jupyterlab
+    _open(page, jupyterlab, "progress.ipynb")
+    _run_all(page)
+    first = page.locator(".labkit-lab").first
+    first.wait_for()
+    first.focus()
+    page.keyboard.press("Enter")
+    assert first.get_attribute("aria-expanded") == "true"
+    code = "from labkit.progress import append_event as a; a('attempt', exercise='00.1', version=1, outcome='passed')"
+    env = os.environ | {"LABKIT_HOME": str(home), "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)  # as another notebook would
+    page.get_by_text("passed: 00.1").wait_for(timeout=20_000)
+    assert first.get_attribute("aria-expanded") == "true", "an update keeps open what is open"
+    assert page.evaluate("document.activeElement.dataset.lab") == "00", "an update keeps the keyboard's place"
+    page.keyboard.press("Space")
+    assert first.get_attribute("aria-expanded") == "false"
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    page.wait_for_timeout(1000)
+    page.evaluate("window.jupyterapp.serviceManager.sessions.shutdownAll()")
+    page.wait_for_timeout(1000)
+    _open(page, jupyterlab, "progress.ipynb")
+    assert page.locator(".jp-OutputArea-output table").is_visible()
+    assert "Error displaying widget" not in page.locator(".jp-Notebook").inner_text()
     assert page.foreign == []
 
 
@@ -129,6 +193,28 @@ def test_an_untouched_lab_says_not_attempted_for_each_exercise(page, jupyterlab,
     assert "Traceback" not in text
     _scroll_to(page, ".jp-RenderedHTML table", last=True)
     page.screenshot(path=SCREENSHOTS / f"{lab['number']}_lab_progress.png")
+    assert page.foreign == []
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=[figure[0] for figure in FIGURES])
+def test_a_stored_solution_shows_its_figure_as_a_picture_before_anybody_trusts_it(page, jupyterlab, figure):
+    lab, path, _ = figure
+    _open(page, jupyterlab, f"solutions/{Path(path).name}")  # as stored: nothing runs
+    _scroll_to(page, ".jp-OutputArea-output img")
+    assert page.locator(".jp-OutputArea-output img").first.evaluate("image => image.naturalWidth") > 300
+    page.screenshot(path=SCREENSHOTS / f"{lab}_stored_picture.png")
+    assert page.foreign == []
+
+
+def test_the_figures_of_the_solutions_answer_the_mouse(page, jupyterlab):
+    _open(page, jupyterlab, "figures.ipynb")
+    _run_all(page)
+    for place, (lab, _, _) in enumerate(FIGURES):
+        page.locator(".jp-Notebook .jp-Cell").nth(place).scroll_into_view_if_needed()
+        figure = page.locator(".jp-Notebook .jp-Cell").nth(place).locator(".js-plotly-plot")
+        figure.wait_for(timeout=20_000)
+        assert _hover_figure(page, figure), f"lab {lab}"
+        page.screenshot(path=SCREENSHOTS / f"{lab}_solution_figure.png")
     assert page.foreign == []
 
 
@@ -167,8 +253,28 @@ def _open(page, jupyterlab, notebook: str) -> None:
     )
 
 
-def _clear_outputs(page) -> None:
-    page.evaluate("window.jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
+def _make_notebook(texts: list[str]) -> str:
+    cells = [
+        {"cell_type": "code", "execution_count": None, "id": f"c{k}", "metadata": {}, "outputs": [], "source": text}
+        for k, text in enumerate(texts)
+    ]
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    return json.dumps({"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _hover_figure(page, figure) -> str:
+    """Move the mouse over a figure until a label appears; return the label's text."""
+    figure.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    box = figure.locator(".nsewdrag").first.bounding_box()
+    label = figure.locator(".hoverlayer .hovertext")
+    for down in (0.5, 0.3, 0.7, 0.15, 0.85, 0.4, 0.6, 0.05, 0.95):
+        for along in range(1, 40):
+            page.mouse.move(box["x"] + box["width"] * along / 40, box["y"] + box["height"] * down)
+            page.wait_for_timeout(15)
+            if label.count():
+                return label.first.text_content()
+    pytest.fail("no label appeared under the mouse")
 
 
 def _run_all(page) -> None:
