@@ -7,7 +7,6 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.load.answers import Chunk
-from labkit.load.metrics import estimate_metrics
 from labkit.load.records import RequestRecord
 from labkit.load.report import LoadResult
 from labkit.load.search import Bisection, estimate_share_interval, find_saturation, run_search
@@ -30,7 +29,7 @@ def make_records(waits, *, gap_s=0.1):
 def make_result(waits, *, is_valid=True):
     records = make_records(waits)
     verdict = Verdict(is_valid, () if is_valid else ("send lag",), (), {})
-    return LoadResult({}, {"loop": "open"}, records, estimate_metrics(records), verdict, SLO, "complete")
+    return LoadResult({}, {"loop": "open"}, records, None, verdict, SLO, "complete")
 
 
 @pytest.mark.parametrize("limit", [0.3, 1.0, 7.7, 19.0, 640.0])

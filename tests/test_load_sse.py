@@ -42,7 +42,7 @@ def feed(stream, cuts=()):
     return [e for a, b in zip(edges, edges[1:], strict=False) for e in parser.feed(stream[a:b])]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(STREAMS, st.data())
 @example(b"data: a\r", None)
 @example(b"\xef\xbb\xbfdata: a\r\n\r\n", None)

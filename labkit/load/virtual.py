@@ -66,6 +66,8 @@ class SimulatedServer:
     whose bytes are None cuts the connection. `num_running` and `max_running` count requests in flight.
     """
 
+    is_simulated = True
+
     def __init__(self, script: Callable[[int, float, bytes], Iterable[tuple[float, bytes | None]]]) -> None:
         self._script, self.arrivals_s = script, []
         self.num_running = self.max_running = 0
