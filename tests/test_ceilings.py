@@ -17,8 +17,16 @@ from labkit.ceilings.arithmetic import measure_gemm_rate
 from labkit.ceilings.bandwidth import Cache, choose_sizes, probe_caches
 from labkit.ceilings.peaks import find_peak, load_peaks
 from labkit.ceilings.rate import Job, Rate, measure_rounds
-from labkit.ceilings.steps import load_random_model, measure_op_dispatch, measure_steps
+from labkit.ceilings.steps import (
+    load_narrow_model,
+    load_random_model,
+    measure_op_dispatch,
+    measure_prefills,
+    measure_steps,
+    run_prefill,
+)
 from labkit.errors import HardwareError, LabkitError, ModelError
+from labkit.roofline import estimate_decode_step, estimate_num_parameters
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = json.loads((ROOT / "data" / "models" / "python-11m" / "config.json").read_text())
@@ -281,26 +289,47 @@ def test_every_step_sees_the_same_context_and_the_threads_are_given_back(monkeyp
     assert set(threads[1:]) == {1}
 
 
+def count_operations(model):
+    """How many operations one decode step gives to torch, and their FLOPs."""
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils.flop_counter import FlopCounterMode
+
+    class Count(TorchDispatchMode):
+        num = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.num += 1
+            return function(*args, **(kwargs or {}))
+
+    cache = run_prefill(model, prompt_tokens=8)
+    one = torch.zeros((1, 1), dtype=torch.long)
+    with torch.no_grad(), FlopCounterMode(display=False) as flops, Count() as count:
+        model(one, past_key_values=cache, use_cache=True)
+    return count.num, flops.get_total_flops()
+
+
 @pytest.mark.slow
-def test_dispatch_follows_layers_and_not_width():
+def test_a_narrow_model_runs_the_operations_of_the_wide_one_on_almost_nothing():
     pytest.importorskip("transformers")
-    for _ in range(4):  # other processes share these cores: best of four, and the quicker samples of each
-        shapes = {
-            "4": {"num_hidden_layers": 4},
-            "16": {"num_hidden_layers": 16},
-            "4 wide": {"num_hidden_layers": 4, "intermediate_size": 8192},
-            "4 again": {"num_hidden_layers": 4},
-        }
-        quick = {
-            name: np.percentile(ceilings.measure_dispatch(CONFIG | changes, num_rounds=25).samples, 20)
-            for name, changes in shapes.items()
-        }
-        layers, width, same = (quick[name] / quick["4"] for name in ("16", "4 wide", "4 again"))
-        if 2.5 < layers < 4.2 and 0.75 < width < 1.33:
-            return
-    if not 0.9 < same < 1.1:
-        pytest.skip("this host is too busy to tell: the same model took another time")
-    pytest.fail(f"16 layers over 4: {layers:.2f}; eight times the MLP: {width:.2f}")
+    wide, _ = count_operations(load_random_model(CONFIG))
+    wide_flops = estimate_decode_step(CONFIG, context_tokens=8).flops
+    narrow, narrow_flops = count_operations(load_narrow_model(CONFIG))
+    assert narrow == wide
+    assert narrow_flops < 0.03 * wide_flops
+    # Operations follow layers, not width: each layer adds as many.
+    counts = [count_operations(load_narrow_model(CONFIG | {"num_hidden_layers": n}))[0] for n in (4, 8, 16)]
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+    assert count_operations(load_narrow_model(CONFIG | {"intermediate_size": 8192}))[0] == narrow
+
+
+@pytest.mark.slow
+def test_sixteen_layers_take_clearly_longer_to_dispatch_than_four():
+    pytest.importorskip("transformers")
+    models = {str(n): load_narrow_model(CONFIG | {"num_hidden_layers": n}) for n in (4, 16)}
+    found = measure_steps(models, context_tokens=8, num_rounds=40)  # in turns: a busy moment meets both
+    assert statistics.median(found["16"]) > 1.5 * statistics.median(found["4"])
+    assert ceilings.measure_dispatch(CONFIG, num_rounds=3).size == 6
 
 
 @pytest.mark.slow
@@ -375,6 +404,98 @@ def test_reading_a_matrix_is_counted_by_its_own_bytes():
     clock_free = ceilings.measure_gemv_bandwidth([2**20, 2**22], num_rounds=3, min_sample_s=0.002)
     assert [rate.size for rate in clock_free] == [2**20, 2**22]
     assert all(1e8 < rate.median < 1e13 for rate in clock_free)
+
+
+class FakeGpu(CountingDevice):
+    """Stands for a GPU: tensors go to torch's "meta" device, which has shapes and kernels but no numbers."""
+
+    name, place = "cuda:0", "meta"
+
+
+@pytest.mark.slow
+def test_the_path_of_a_gpu_copies_multiplies_and_waits(monkeypatch):
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    device = FakeGpu()
+    (copy,) = ceilings.measure_copy_bandwidth([2**16], device=device, num_rounds=4, min_sample_s=1e-4)
+    assert device.num_waits >= 2 * 4 + 2, "both sides of every sample, and of the calibration"
+    (gemv,) = ceilings.measure_gemv_bandwidth([2**16], dtype="float16", device=device, num_rounds=2, min_sample_s=1e-4)
+    assert (len(copy.samples), len(gemv.samples)) == (4, 2)
+    seen, product = [], torch.mm
+
+    def watch(a, b, *, out):
+        seen.append((a.device.type, a.dtype, torch.get_float32_matmul_precision()))
+        return product(a, b, out=out)
+
+    monkeypatch.setattr(torch, "mm", watch)
+    for dtype in ("tf32", "float32", "bfloat16"):
+        assert measure_gemm_rate(dtype, size=16, device=device, num_rounds=1, min_sample_s=1e-5).size == 16
+    assert set(seen) == {("meta", torch.float32, "high"), ("meta", torch.float32, "highest"),
+                         ("meta", torch.bfloat16, "highest")}  # fmt: skip
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.slow
+def test_the_cache_of_a_gpu_is_its_l2(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    class Properties:
+        L2_cache_size = 50 * 2**20
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda place: {"cuda:1": Properties}[place])
+    assert probe_caches("cuda:1") == (Cache(2, 50 * 2**20),)
+    assert choose_sizes(probe_caches("cuda:1"))[-1] == 2**27
+
+
+@pytest.mark.slow
+def test_the_copy_of_a_gpu_moves_what_it_counts():
+    torch = pytest.importorskip("torch")
+    job = bandwidth._make_torch_copy(2**16, "cpu")
+    assert job.amount == 2**16
+    source, target = sorted(
+        (cell.cell_contents for cell in job.run.__closure__ if isinstance(cell.cell_contents, torch.Tensor)),
+        key=lambda tensor: float(tensor[0]),
+    )
+    job.run(2)
+    assert torch.equal(source, target)
+    assert source.nbytes + target.nbytes == 2**16
+
+
+@pytest.mark.slow
+def test_a_format_that_does_not_run_is_told_apart_from_a_mistake(monkeypatch):
+    torch = pytest.importorskip("torch")
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError('"addmm_impl" not implemented for this')
+
+    monkeypatch.setattr(torch, "mm", refuse)
+    with pytest.raises(HardwareError, match="bfloat16 product does not run on cpu: .*not implemented"):
+        measure_gemm_rate("bfloat16", size=16)
+
+
+@pytest.mark.slow
+def test_a_prefill_is_timed_from_an_empty_cache(monkeypatch):
+    pytest.importorskip("transformers")
+    model, seen = load_random_model(NARROW), []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((tuple(args[0].shape), kwargs.get("past_key_values"))),
+        with_kwargs=True,
+    )
+    device = CountingDevice()
+    assert len(measure_prefills(model, prompt_tokens=9, batch=2, num_rounds=3, device=device)) == 3
+    assert seen == [((2, 9), None)] * 4
+    assert device.num_waits == 8
+
+
+@pytest.mark.slow
+def test_random_models_of_one_seed_are_equal_and_leave_the_generator_alone():
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    state = torch.random.get_rng_state()
+    a, b = (load_random_model(NARROW, tie_word_embeddings=False) for _ in range(2))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
+    assert sum(x.numel() for x in a.parameters()) == estimate_num_parameters(NARROW | {"tie_word_embeddings": False})
 
 
 # Beside independent tools, in the same run, in turns
