@@ -129,7 +129,7 @@ def test_the_course_view_shows_all_that_was_done_and_what_to_do_next(shown):
     for part in (
         "Phase 0: bring-up", "Phase 1: more", "Doubling &lt;fast&gt;", "✓&nbsp;98.1", "✗&nbsp;98.2", "◐&nbsp;98.3",
         "○&nbsp;98.4*", "◐&nbsp;in progress", "○&nbsp;not started", "1&nbsp;of&nbsp;2", "0 of 30",
-        "98.p1: 100 tok/s predicted, 80.0 measured (0.800x)",
+        "98.p1: 100 tok/s predicted, 80.0 measured (1.25x too high)",
         "Next: exercise 98.2 (Task 98.2) in labs/98_double.ipynb.",
     ):  # fmt: skip
         assert part in html, part
@@ -151,7 +151,7 @@ def test_a_finished_lab_is_marked_complete_and_the_next_one_follows(shown):
     ([], "98.p1: open"),
     ([("prediction", 100)], "98.p1: 100 tok/s predicted"),
     ([("prediction", None), ("measured", 80.0)], "98.p1: skipped"),
-    ([("measured", 80.0), ("prediction", 81)], "98.p1: 81 tok/s predicted (late), 80.0 measured (0.988x)"),
+    ([("measured", 80.0), ("prediction", 81)], "98.p1: 81 tok/s predicted (late), 80.0 measured (1.01x too high)"),
     ([("prediction", 0), ("measured", 80.0)], "98.p1: 0 tok/s predicted, 80.0 measured"),
 ])  # fmt: skip
 def test_a_prediction_is_shown_as_far_as_it_goes(capsys, events, text):

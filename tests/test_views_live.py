@@ -68,7 +68,7 @@ def test_the_view_is_sent_phases_labs_exercises_quiz_minutes_and_what_to_do_next
         "mark": "✗", "state": "failed", "title": "98.1 Twice <b>", "notes": "1 attempt", "sentence": "got 3",
     }  # fmt: skip
     assert lab["exercises"][1]["notes"] == "stretch"
-    assert lab["predictions"] == ["98.p1: 100 tok/s predicted, 50.0 measured (0.500x)"]
+    assert lab["predictions"] == ["98.p1: 100 tok/s predicted, 50.0 measured (2.00x too high)"]
     assert untouched["state"] == "not started"
     assert content()["next"] == "Next: exercise 98.1 (Twice <b>) in labs/98_double.ipynb."
     assert content()["predictions"].startswith("Predictions: n = 1, median predicted over measured 2.00")

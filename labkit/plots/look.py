@@ -32,7 +32,9 @@ def make_figure(title: str, *, x: str, y: str):
         title={"text": "<br>".join(lines), "font": {"size": 16, "weight": 600}, "x": 0.02, "y": 0.97, "yanchor": "top"},
         width=_WIDTH, height=_HEIGHT,
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", font={"color": NEUTRAL, "size": 13},
-        margin={"l": 100, "r": 20, "t": 75 + 20 * (len(lines) - 1), "b": 60},
+        # The buttons stand upright in the right margin: above the figure they would cover the title.
+        modebar={"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": NEUTRAL, "activecolor": ESTIMATE},
+        margin={"l": 100, "r": 45, "t": 75 + 20 * (len(lines) - 1), "b": 60},
         legend={"orientation": "h", "y": 1.01, "yanchor": "bottom", "x": 0},
         xaxis={"title": x, **grid}, yaxis={"title": y, **grid},
     )  # fmt: skip

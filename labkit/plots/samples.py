@@ -63,12 +63,13 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
         bars = {"type": "data", "symmetric": False, "color": MEASURED, "thickness": 2, "width": 8,
                 "array": [interval.high - summary.p50 if interval else 0],
                 "arrayminus": [summary.p50 - interval.low if interval else 0]}  # fmt: skip
+        spread = format_interval(interval, write=format_number)
         figure.add_scatter(
             x=[summary.p50], y=[row - 0.2], mode="markers", error_x=bars, showlegend=row == 0,
+            hovertemplate=f"median {format_number(summary.p50)} {unit} ({spread})<extra>{label}</extra>",
             name="median and 95 % interval", legendgroup="median",
             marker={"color": MEASURED, "size": 11, "symbol": "diamond"},
         )  # fmt: skip
-        spread = format_interval(interval, write=format_number)
         said.append(f"{label}: median {format_number(summary.p50)} {unit}, 95 % interval: {spread}")
     names = [f"{name}<br>n = {len(values)}" for name, values in samples.items()]
     rows = list(range(len(names)))  # the first group is on top
@@ -86,6 +87,7 @@ def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: 
     if predicted is not None:
         figure.add_scatter(
             x=[predicted], y=[-0.2], mode="markers", name="predicted",
+            hovertemplate=f"predicted {format_number(predicted)} {unit}<extra></extra>",
             marker={"color": ESTIMATE, "size": 13, "symbol": "x"},
         )  # fmt: skip
         said = f"The prediction was {format_number(predicted)} {unit}."

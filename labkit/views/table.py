@@ -40,7 +40,7 @@ def format_next(state: CourseState) -> str:
 
 
 def format_prediction(prediction: Prediction) -> str:
-    """Write "100 tok/s predicted, 74.6 measured (0.75x)" as far as both are known."""
+    """Write "100 tok/s predicted, 80.0 measured (1.25x too high)" as far as both are known."""
     unit = f" {prediction.unit}" if prediction.unit else ""
     if prediction.predicted is None:
         return "skipped" if prediction.measured is not None else "open"
@@ -48,8 +48,16 @@ def format_prediction(prediction: Prediction) -> str:
     text = f"{_format_value(prediction.predicted)}{unit} predicted{late}"
     if prediction.measured is None:
         return text
-    text += f", {_format_value(prediction.measured)} measured"
-    return text + (f" ({format_number(prediction.measured / prediction.predicted)}x)" if prediction.predicted else "")
+    return f"{text}, {_format_value(prediction.measured)} measured{_format_factor(prediction)}"
+
+
+def _format_factor(prediction: Prediction) -> str:
+    values = (prediction.predicted, prediction.measured)
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values):
+        return ""  # no factor leads from or to zero
+    side = "high" if values[0] > values[1] else "low"
+    factor = format_number(max(values) / min(values))
+    return " (the same)" if factor == "1.00" else f" ({factor}x too {side})"
 
 
 def _format_value(value: object) -> str:

@@ -214,7 +214,7 @@ def test_the_figures_of_the_solutions_answer_the_mouse(page, jupyterlab):
         figure = page.locator(".jp-Notebook .jp-Cell").nth(place).locator(".js-plotly-plot")
         figure.wait_for(timeout=20_000)
         assert _hover_figure(page, figure), f"lab {lab}"
-        page.screenshot(path=SCREENSHOTS / f"{lab}_solution_figure.png")
+        page.screenshot(path=SCREENSHOTS / f"{lab}_hover.png")
     assert page.foreign == []
 
 
