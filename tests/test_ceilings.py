@@ -157,6 +157,7 @@ def test_the_devices_that_the_course_promises_are_there_with_a_source_each():
     for one in load_peaks():
         assert one.source.startswith("https://"), one.name
         assert " " not in one.source, f"{one.name}: one source"
+        assert one.checked, f"{one.name}: say what was compared with a second source, and what was not"
 
 
 def test_peaks_are_dense_and_in_base_units():

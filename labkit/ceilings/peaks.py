@@ -18,7 +18,7 @@ class Peak:
     `flop_per_s` holds the formats that the device has ("fp32", "tf32", "fp16", "bf16", "fp8", "int8"): on matrix units
     with accumulation in 32 bits where it has them; operations of int8 count as FLOPs. `num_units`: SMs of a GPU, cores
     of a processor row. What a device has not, or nobody publishes, is None. `note` says how a number was computed, or
-    which one could not be confirmed.
+    what differs between sources; `checked` which figures were compared with a second source, and which were not.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Peak:
     power_w: float | None
     source: str
     note: str
+    checked: str
 
 
 def load_peaks() -> tuple[Peak, ...]:
@@ -79,6 +80,7 @@ def _read_row(row: dict[str, str]) -> Peak:
             power_w=number("power_w"),
             source=row["source"],
             note=row["note"],
+            checked=row["checked"],
         )
     except (KeyError, ValueError, TypeError) as error:
         raise HardwareError(
