@@ -12,11 +12,22 @@ __all__ = ["Parser", "print_damage", "print_json"]
 _WIDTH = 100  # of the help, whatever the terminal's: the README shows the same text
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Columns as Python 3.11 and 3.12 set them; 3.13 also counts how far a command's name is indented."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        before = self._action_max_length
+        super().add_argument(action)
+        if action.help is not argparse.SUPPRESS:
+            shown = [self._format_action_invocation(one) for one in (action, *self._iter_indented_subactions(action))]
+            self._action_max_length = max(before, max(map(len, shown)) + self._current_indent)
+
+
 class Parser(argparse.ArgumentParser):
     """The standard parser with one width, without the colours of later Pythons, and with its commands in a list."""
 
     def __init__(self, **options: object) -> None:
-        formatter = functools.partial(argparse.HelpFormatter, width=_WIDTH, max_help_position=28)
+        formatter = functools.partial(_Formatter, width=_WIDTH, max_help_position=28)
         super().__init__(formatter_class=formatter, allow_abbrev=False, **options)
         self.color = False
         self.children: list[Parser] = []
