@@ -42,7 +42,7 @@ def run_load(
     *,
     model: str,
     api: str = "completions",
-    slo: Mapping[str, float] | None = None,
+    slo: str | Mapping[str, float] | None = None,
     limits: Limits | None = None,
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, object] | None = None,
@@ -56,7 +56,7 @@ def run_load(
 
     `slo`: seconds by name; "ttft" and "e2e" count from the schedule in an open loop. `folder`: requests.jsonl is
     written there while the run goes on. `headers` (an API key) are sent and never kept. `on_progress` is called about
-    once a second with seconds, done, failed, running. Raises LabkitError before the start for what cannot work (too
+    once a second with seconds, done and failed. Raises LabkitError before the start for what cannot work (too
     few file descriptors, an unknown host, a wrong SLO); after the start every failure is in the result.
     """
     limits, slo = limits or Limits(), read_slo(slo or {}, loop=plan.loop)
