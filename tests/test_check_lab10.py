@@ -94,13 +94,31 @@ def test_answers_learned_by_heart_do_not_pass():
     assert judge_source("10.1", source).status == "failed"
 
 
-@pytest.mark.parametrize(
-    "formula",
-    ["2 / (b * (1 / m + 1 / n + 1 / k))", "roofline.estimate_gemm(m, n, k, bytes_per_value=b).intensity"],
-)
-def test_another_right_way_to_the_intensity_passes(formula):
-    source = f"def f(m, n, k, *, bytes_per_value):\n    b = bytes_per_value\n    return {formula}"
+def test_another_right_way_to_the_intensity_passes():
+    source = "def f(m, n, k, *, bytes_per_value):\n    return 2 / (bytes_per_value * (1 / m + 1 / n + 1 / k))"
     assert judge_source("10.1", source).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("exercise", "source"),
+    [
+        ("10.1", "def f(m, n, k, *, bytes_per_value):\n"
+                 "    return roofline.estimate_gemm(m, n, k, bytes_per_value=bytes_per_value).intensity"),
+        ("10.2", "def f(config, **given):\n"
+                 "    from labkit.checks import _decode_work as hidden\n"
+                 "    return getattr(hidden, 'count' + '_step')(config, **given)"),
+        ("10.2", "def f(config, **given):\n"
+                 "    work = roofline.estimate_decode_step(config | {'model_type': 'llama'}, **given)\n"
+                 "    return work.flops, work.weight_bytes + work.kv_bytes"),
+        ("10.3", "def f(flops, num_bytes, flop_per_s, byte_per_s, dispatch_s):\n"
+                 "    from labkit.roofline.work import Work\n"
+                 "    rates = {'flop_per_s': flop_per_s, 'byte_per_s': byte_per_s, 'dispatch_s': dispatch_s}\n"
+                 "    found = roofline.estimate_ceiling(Work(flops, num_bytes, 0, 0), **rates)\n"
+                 "    return found.name, found.seconds"),
+    ],
+)  # fmt: skip
+def test_the_library_does_not_do_the_exercise(exercise, source):
+    expect_failure(judge_source(exercise, source), "write the formula by hand")
 
 
 # 10.2
