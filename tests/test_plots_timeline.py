@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit import plots
+from labkit.plots import timeline
 from labkit.plots.timeline import merge_by_pixel, plot_memory, plot_timeline
 from labkit.profiling.events import Event
 
@@ -95,6 +96,38 @@ def test_close_neighbours_become_one_block_that_says_how_full_it_is():
         (6.0, 6.1, 1, "f"),
     ]
     assert bars[0].busy_s == pytest.approx(1.2)
+
+
+def test_an_event_of_exactly_a_pixel_is_not_narrow_and_such_a_gap_is_kept():
+    row = [(0.0, 0.5, "a"), (0.5, 1.5, "wide"), (2.0, 2.25, "b"), (3.25, 3.5, "c")]
+    assert [(bar.num_events, bar.name) for bar in merge_by_pixel(row, pixel_s=1.0)] == [
+        (1, "a"), (1, "wide"), (1, "b"), (1, "c"),
+    ]  # fmt: skip
+
+
+def test_in_the_figure_a_pixel_is_a_part_of_the_window_and_hovering_says_what_is_there():
+    tiny = [Event("aten::tiny", k * 2e-5, k * 2e-5 + 1e-5) for k in range(50)]  # together less than a pixel of 1 s
+    wide = [Event("aten::mm", 0.5, 0.502), Event("aten::add", 0.5045, 0.505), Event("aten::last", 0.9, 1.0)]
+    figure = plot_timeline([*tiny, *wide], title="t")
+    single, block = figure.data
+    assert (single.name, block.name) == ("operator", "operator, merged (pale)")
+    assert [text.split(",")[0] for text in single.hovertext] == ["aten::mm", "aten::add", "aten::last"]
+    assert single.hovertext[0] == "aten::mm, 2.00 ms"
+    assert list(block.hovertext) == ["50 events, 51 % filled"]
+    assert (
+        "50 of them, each narrower than 1.56 ms like the gaps between, are merged into 1 pale block."
+        in figure.layout.annotations[0].text
+    )
+    assert single.marker.opacity > block.marker.opacity
+    assert "merged" not in plots.format_alternative(plot_timeline(wide, title="t"))
+
+
+def test_too_many_bars_make_the_pixels_coarser_and_the_caption_says_so(monkeypatch):
+    monkeypatch.setattr(timeline, "_MOST_BARS", 10)
+    events = [Event("aten::mm", k * 0.004, k * 0.004 + 0.001) for k in range(250)]
+    figure = plot_timeline(events, title="t")
+    assert sum(len(trace.y) for trace in figure.data) <= 10
+    assert "each narrower than 3.12 ms" in plots.format_alternative(figure), "2 pixels of 997 ms: the gaps are 3 ms"
 
 
 def test_rows_are_kinds_threads_and_depths_and_times_begin_at_the_window():
