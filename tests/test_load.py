@@ -91,6 +91,25 @@ FAILURES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        ('{"choices":[{"text":"a"}]}  ', ""),  # white space on both sides is no fault
+        (' {"choices":[{"text":"a"}]}', ""),
+        ('{"choices":[{"text":"a"}]} x', "bad event"),
+        ('[{"text":"a"}]', "bad event"),
+        ('"text"', "bad event"),
+        ("", "bad event"),
+        ('{"object":"error","message":"no"}', "error event"),
+        ('{"error":"no"}', "error event"),
+        ('{"error":null,"choices":[{"text":"a"}]}', ""),
+    ],
+)
+def test_what_is_an_event_and_what_is_an_error(data, cause):
+    record = build_record(stream((0.1, f"data: {data}\n\n".encode()), (0.2, DONE)))
+    assert record.cause == cause and (record.detail[-2:] == "no") == (cause == "error event")
+
+
 @pytest.mark.parametrize("name", FAILURES)
 def test_case_4_a_failed_request_is_out_of_the_latencies_and_has_its_cause(name):
     reads, failure, cause = FAILURES[name]

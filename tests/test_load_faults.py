@@ -331,6 +331,16 @@ def test_nothing_secret_is_in_a_report(tmp_path):
     assert result.records[0].cause == "error event" and '"top_k": 1' in text
 
 
+def test_the_warm_up_is_not_measured_and_shares_no_prompt():
+    warmup = draw_closed_plan(num_clients=1, requests_per_client=3, prompt=4, output=1, seed=99)
+    with run_fake_inside(QUICK) as server:
+        result = load(server, warmup=warmup)
+        prompts = [tuple(prompt) for prompt in server.stats()["prompts"]]
+    assert len(prompts) == len(set(prompts)) == 23 and len(result.records) == 20
+    assert result.target["num_warmup"] == 3
+    assert prompts[:3] == [tuple(warmup.chains[0].requests[k].prompt.draw_ids()) for k in range(3)]
+
+
 def test_it_runs_inside_a_notebooks_own_loop():
     with run_fake_inside(QUICK) as server:
 

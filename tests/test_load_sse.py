@@ -13,7 +13,10 @@ PIECES = st.sampled_from(
      b"\n\n", b"\r\n\r\n", b"\xef\xbb\xbf", "é".encode(), "漢".encode(), "🙂".encode(), b"\xff", b"\xc3",
      b"{}", b"[DONE]", b"x"]
 )  # fmt: skip
-STREAMS = st.lists(st.one_of(PIECES, st.binary(max_size=4)), max_size=40).map(b"".join)
+LINES = st.sampled_from([b"", b"data: a", b"data: b", b"data:", b"event: e", b": c", "data: é".encode()])
+ENDS = st.sampled_from([b"\n", b"\r", b"\r\n"])
+WHOLE_LINES = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=12).map(b"".join)
+STREAMS = WHOLE_LINES | st.lists(st.one_of(PIECES, st.binary(max_size=4)), max_size=40).map(b"".join)
 
 
 def read_slowly(stream):
@@ -52,7 +55,9 @@ def test_it_equals_the_slow_parser_wherever_the_stream_is_cut(stream, data):
     assert feed(stream, cuts) == read_slowly(stream)
 
 
-STREAM = ': hello\r\n\ndata: {"a": "é🙂"}\r\n\r\nevent: end\ndata: one\ndata:two\n\ndata\r\rdata: [DONE]\n\n'.encode()
+STREAM = (
+    ': hello\r\n\ndata: {"a": "é🙂"}\r\n\r\nevent: end\r\ndata: one\r\ndata:two\r\n\r\ndata\r\rdata: [DONE]\n\n'
+).encode()
 EVENTS = [Event('{"a": "é🙂"}'), Event("one\ntwo", "end"), Event(""), Event("[DONE]")]
 
 

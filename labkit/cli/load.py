@@ -52,6 +52,7 @@ def add_command(top: Parser) -> None:
     load.add_argument("--deadline", type=float, metavar="S", help="end the whole run after this")
     load.add_argument("--retries", type=int, default=0, help="try a refused request (429, 503) again; all are reported")
     load.add_argument("--workers", type=int, default=1, metavar="N", help="processes that share the schedule")
+    load.add_argument("--warmup", type=int, default=4, metavar="N", help="requests before, not measured (default: 4)")
     load.add_argument("--seed", type=int, default=0)
     load.add_argument(
         "--plain", action="store_true", help="ask for no fixed length: for servers that refuse ignore_eos"
@@ -95,7 +96,13 @@ def _run(arguments: argparse.Namespace) -> int:
 def _load(arguments, plan, model: str, headers, folder):
     from labkit.load.client import Limits
     from labkit.load.run import run_load
+    from labkit.load.schedules import draw_closed_plan
 
+    warmup = None
+    if arguments.warmup > 0:
+        # Another seed: other prompts than the measured ones, so that no cache holds these.
+        warmup = draw_closed_plan(num_clients=1, requests_per_client=arguments.warmup, prompt=32, output=16,
+                                  seed=arguments.seed + 999_983)  # fmt: skip
     try:
         extra = json.loads(arguments.extra)
         if not isinstance(extra, dict):
@@ -108,7 +115,8 @@ def _load(arguments, plan, model: str, headers, folder):
         return run_load(
             arguments.url, plan, model=model, api=arguments.api, slo=arguments.slo,
             limits=Limits(arguments.timeout, arguments.deadline, arguments.retries), headers=headers, extra=extra,
-            is_fixed_length=not arguments.plain, num_workers=arguments.workers, folder=folder,
+            is_fixed_length=not arguments.plain, num_workers=arguments.workers, warmup=warmup,
+            folder=folder,
             price_usd_per_hour=arguments.price, on_progress=_show_progress,
         )  # fmt: skip
     finally:

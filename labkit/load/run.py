@@ -48,16 +48,19 @@ def run_load(
     extra: Mapping[str, object] | None = None,
     is_fixed_length: bool = True,
     num_workers: int = 1,
+    warmup: Plan | None = None,
     folder: str | Path | None = None,
     price_usd_per_hour: float | None = None,
     on_progress: Callable[[Mapping[str, float]], None] | None = None,
 ) -> LoadResult:
     """Run a plan against a server and return what was measured; Ctrl-C ends it early and keeps what was done.
 
-    `slo`: seconds by name; "ttft" and "e2e" count from the schedule in an open loop. `folder`: requests.jsonl is
-    written there while the run goes on. `headers` (an API key) are sent and never kept. `on_progress` is called about
-    once a second with seconds, done and failed. Raises LabkitError before the start for what cannot work (too
-    few file descriptors, an unknown host, a wrong SLO); after the start every failure is in the result.
+    `slo`: seconds by name; "ttft" and "e2e" count from the schedule in an open loop. `warmup`: a plan that is run first
+    and not measured (draw it with another seed: a measured prompt must not be in a warm cache). `folder`:
+    requests.jsonl is written there while the run goes on. `headers` (an API key) are sent and never kept.
+    `on_progress` is called about once a second with seconds, done and failed. Raises LabkitError before the start for
+    what cannot work (too few file descriptors, an unknown host, a wrong SLO); after the start every failure is in the
+    result.
     """
     limits, slo = limits or Limits(), read_slo(slo or {}, loop=plan.loop)
     if api not in ("completions", "chat"):
@@ -70,6 +73,8 @@ def run_load(
     journal = RequestJournal(Path(folder) / "requests.jsonl") if folder else None
     problems: tuple[str, ...] = ()
     try:
+        if warmup is not None:
+            run_precise(run_client(warmup, target, HttpTransport(url, headers=headers), limits=limits))
         if num_workers > 1:
             from labkit.load.workers import run_workers
 
@@ -88,8 +93,9 @@ def run_load(
     records = tuple(sorted((r for run in runs for r in run.records), key=lambda record: record.number))
     if not records:
         raise LabkitError("The run was ended before its first request.", next_step="Let it run longer.")
+    described = _describe(url, target, limits) | {"num_warmup": warmup.num_requests if warmup else 0}
     return LoadResult(
-        _describe(url, target, limits), plan.to_dict(), records, estimate_metrics(records, slo=slo),
+        described, plan.to_dict(), records, estimate_metrics(records, slo=slo),
         check_client(runs) if not problems else _spoil(check_client(runs), problems), slo,
         next((run.end for run in runs if run.end != "complete"), "complete"), sampling, find_ceiling(),
         price_usd_per_hour, num_workers, problems, _probe_provenance(),
