@@ -86,7 +86,11 @@ def test_a_rate_carries_its_samples_their_median_and_its_interval():
     rate = Rate("copy", "B/s", (1.0, 5.0, 2.0, 3.0, 4.0, 9.0), 64)
     assert rate.median == 3.5
     assert (rate.interval.low, rate.interval.high) == (1.0, 9.0)
+    assert not rate.is_steady, "1 to 9 is no ceiling"
+    assert Rate("copy", "B/s", (4.0, 4.1, 4.2, 4.3, 4.4, 5.0), 64).is_steady
+    assert not Rate("copy", "B/s", (4.0, 4.1, 4.2, 4.3, 4.4, 5.1), 64).is_steady
     assert Rate("copy", "B/s", (1.0, 2.0), 64).interval is None
+    assert not Rate("copy", "B/s", (1.0, 1.0), 64).is_steady
 
 
 @pytest.mark.parametrize("options", [{"num_rounds": 0}, {"min_sample_s": 0.0}])

@@ -13,6 +13,7 @@ from labkit.timing import Device, Stopwatch
 
 __all__ = ["Job", "Rate", "get_place", "hold_one_thread", "measure_rounds"]
 
+STEADY = 1.25  # the ends of a median's interval may differ by this factor
 _MOST_REPEATS = 1_000_000
 
 
@@ -37,6 +38,12 @@ class Rate:
     def interval(self) -> stats.Interval | None:
         """The 95 % interval of the median; None from fewer than six samples."""
         return stats.estimate_percentile_interval(self.samples, 50)
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the median is known to a quarter: if not, the machine did something else meanwhile (or n < 6)."""
+        ends = self.interval
+        return ends is not None and ends.high <= STEADY * ends.low
 
 
 @dataclass(frozen=True, slots=True)

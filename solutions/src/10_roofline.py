@@ -327,10 +327,6 @@ if ARE_READY:
     device = str(model.device)
     caches = ceilings.probe_caches(device)
     sweep = ceilings.measure_copy_bandwidth(device=device, num_rounds=ROUNDS)
-    size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
-    (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=ROUNDS)
-    (gemv,) = ceilings.measure_gemv_bandwidth([size], dtype=choice.dtype, device=device, num_rounds=ROUNDS)
-    bandwidth = max(copy, gemv, key=lambda rate: rate.median)
 
 # %%
 if ARE_READY:
@@ -339,14 +335,6 @@ if ARE_READY:
     figure = plot_bandwidth(sweep, caches=caches, working_set_bytes=full.bytes, title=title)
     figure.show()
     print(plots.format_alternative(figure))
-
-# %%
-if ARE_READY:
-    write = lambda x: units.format_rate(x, "B/s")  # noqa: E731
-    for rate in (copy, gemv):
-        said = f"{write(rate.median)} ({units.format_interval(rate.interval, write=write)}, n = {len(rate.samples)})"
-        print(f"{rate.name:<14} at {units.format_bytes(rate.size)}: {said}")
-    print(f"the ceiling is the faster of the two: {bandwidth.name}")
 
 # %% [markdown]
 # ### Measure: how fast is the arithmetic?
@@ -370,30 +358,64 @@ if ARE_READY:
     print("not available here:", ", ".join(missing) or "none")
 
 # %% [markdown]
-# ### Measure: the real thing, and its dispatch
+# ### Measure: the real thing, in turns with its ceilings
 #
-# Decode steps of your model, *in turns* with those of a **narrow** one: the same layers and operations, and next to no width. The
-# time of the narrow step is the dispatch. In turns, because then a slow moment of the machine meets both.
+# Decode steps of your model, *in turns* with everything that limits them, because then a slow moment of the machine meets all:
+#
+# - a **narrow** model's steps: the same layers and operations, and next to no width. Its time is the dispatch;
+# - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth;
+# - a product, for the FLOP/s.
 
 # %%
 if ARE_READY:
     narrow = steps.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
-    pair = steps.measure_steps({"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
-    dispatch = ceilings.Rate("dispatch", "s", pair["narrow"], choice.config["num_hidden_layers"])
-    for name, values in (("your model", pair["model"]), ("dispatch", dispatch.samples)):
-        said = stats.summarize(values)
-        ends = units.format_interval(said.p50_interval, write=units.format_seconds)
-        print(f"{name:<11}{units.format_seconds(said.p50)} a step ({ends}, n = {said.n})")
-    print(f"{'':<11}{units.format_seconds(dispatch.median / dispatch.size)} for each of {dispatch.size} layers")
+    size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
+    on, turn = {"dtype": choice.dtype, "device": device, "num_rounds": 1}, {"model": [], "narrow": []}
+    turn |= {"copy": [], "GEMV": [], "GEMM": []}
+    for _ in range(2 * ROUNDS):
+        step = steps.measure_steps(
+            {"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=1, num_warmup=1
+        )
+        (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=1)
+        (gemv,) = ceilings.measure_gemv_bandwidth([size], **on)
+        gemm = ceilings.measure_gemm_rate(size=products[choice.dtype].size, **on)
+        found = {**step, "copy": copy.samples, "GEMV": gemv.samples, "GEMM": gemm.samples}
+        for name, values in found.items():
+            turn[name] += values
+
+# %%
+UNITS = {"model": "s", "narrow": "s", "copy": "B/s", "GEMV": "B/s", "GEMM": "FLOP/s"}
+if ARE_READY:
+    limits = {name: ceilings.Rate(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
+    for rate in limits.values():
+
+        def write(x, unit=rate.unit):
+            return units.format_seconds(x) if unit == "s" else units.format_rate(x, unit)
+
+        ends = units.format_interval(rate.interval, write=write)
+        print(f"{rate.name:<8}{write(rate.median)} ({ends}, n = {len(rate.samples)})")
+    dispatch, arithmetic = limits["narrow"], limits["GEMM"]
+    bandwidth = max(limits["copy"], limits["GEMV"], key=lambda rate: rate.median)
+    unsteady = [rate.name for rate in limits.values() if not rate.is_steady]
+
+# %%
+if ARE_READY:
+    num_layers = choice.config["num_hidden_layers"]
+    print(f"bandwidth at {units.format_bytes(size)}: that of the {bandwidth.name}")
+    print(f"dispatch: {units.format_seconds(dispatch.median / num_layers)} for each of {num_layers} layers")
     one = steps.measure_op_dispatch(device=device, num_rounds=ROUNDS)
-    print(f"{'':<11}{units.format_seconds(one.median)} for one operation on a single number")
+    print(f"          {units.format_seconds(one.median)} for one operation on a single number")
+    print(
+        "steady" if not unsteady else f"NOT STEADY: {', '.join(unsteady)}. This machine did something else meanwhile;"
+    )
+    print("" if not unsteady else "what follows is no finding yet: measure again when it is quiet.")
 
 # %% [markdown]
 # Now larger batches, and two prefills. Each is a point: its intensity comes from the configuration, its FLOP/s from the time.
 
 # %%
 if ARE_READY:
-    seconds = {"decode_s": pair["model"]}
+    seconds = {"decode_s": turn["model"]}
     for batch in (4, 16):
         more = steps.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
         seconds[f"decode_batch{batch}_s"] = more["model"]
@@ -418,12 +440,13 @@ if ARE_READY:
 if ARE_READY:
     samples = {name: list(values) for name, values in seconds.items()}
     samples |= {f"gemm_{dtype}_flop_per_s": list(rate.samples) for dtype, rate in products.items()}
+    samples["gemm_in_turns_flop_per_s"] = list(arithmetic.samples)
     samples |= {f"copy_kib{rate.size // 1024}_byte_per_s": list(rate.samples) for rate in sweep}
     samples |= {"bandwidth_byte_per_s": list(bandwidth.samples), "dispatch_s": list(dispatch.samples)}
     samples["decode_tok_per_s"] = [1 / s for s in seconds["decode_s"]]
     settings = {
         "decode": {"flops": works["decode_s"].flops, "bytes": works["decode_s"].bytes}, "context_tokens": CONTEXT,
-        "gemm": f"gemm_{choice.dtype}_flop_per_s", "bandwidth": bandwidth.name, "bytes_per_value": BYTES, "device": device,
+        "gemm": "gemm_in_turns_flop_per_s", "bandwidth": bandwidth.name, "unsteady": unsteady, "bytes_per_value": BYTES, "device": device,
     }  # fmt: skip
     record = save_record("10", "roofline", model=choice, samples=samples, settings=settings)
     print(f"saved as {record.id}")
@@ -436,7 +459,7 @@ if ARE_READY:
 LABELS = {"decode_s": "1 sequence", "decode_batch4_s": "4 sequences", "decode_batch16_s": "16 sequences",
           "prefill64_s": "64 tokens", "prefill512_s": "512 tokens"}  # fmt: skip
 if ARE_READY:
-    points, rates = [], {"flop_per_s": products[choice.dtype].median, "byte_per_s": bandwidth.median}
+    points, rates = [], {"flop_per_s": arithmetic.median, "byte_per_s": bandwidth.median}
     for name, work in works.items():
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
         top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
@@ -447,7 +470,7 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    roofs = [Roof("measured here", products[choice.dtype].median, bandwidth.median)]
+    roofs = [Roof("measured here", arithmetic.median, bandwidth.median)]
     row = find_peak(machine.gpus[0].name if machine.gpus else machine.cpu.name)
     row = row or next(one for one in ceilings.load_peaks() if one.name == "AMD EPYC 7763 one core")
     flop_per_s = row.flop_per_s.get(
@@ -683,7 +706,8 @@ if ARE_READY:
 # %%
 if ARE_READY and ready("10.4") and ready("10.5"):
     print(decode_sentence(found))
-    print(f"({100 * found['low']:.0f} to {100 * found['high']:.0f} %, n = {len(decode)})")
+    said = f"not steady: {', '.join(unsteady)}" if unsteady else "steady"
+    print(f"({100 * found['low']:.0f} to {100 * found['high']:.0f} %, n = {len(decode)}; {said})")
     print(f"{choice.name} ({choice.source}) in {choice.dtype}, one sequence, {CONTEXT} tokens, Transformers eager")
     print(f"{machine.gpus[0].name if machine.gpus else machine.cpu.name}, {record.time[:10]}, record {record.id}")
 
