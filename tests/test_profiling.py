@@ -181,6 +181,33 @@ def test_a_trace_matches_the_format_and_reads_back(tmp_path, name):
         assert read.duration_s == pytest.approx(mine.duration_s, abs=2e-9)
 
 
+def test_host_and_gpu_are_two_processes_with_names_and_without_kernels_there_is_one():
+    rows = trace.format_trace(EVENTS)["traceEvents"]
+    process = {row["args"]["name"]: row["pid"] for row in rows if row["name"] == "process_name"}
+    assert set(process) == {"host", "GPU"}
+    assert {row["name"]: row["pid"] for row in rows if row["ph"] == "X"} == {
+        "0": process["host"], "aten::linear": process["host"], "aten::mm": process["host"],
+        'odd "name" ü': process["GPU"],
+    }  # fmt: skip
+    only = [
+        row["args"]["name"] for row in trace.format_trace(EVENTS[:3])["traceEvents"] if row["name"] == "process_name"
+    ]
+    assert only == ["host"]
+
+
+def test_a_bare_name_is_saved_beside_the_records_and_any_other_where_it_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+    assert trace.save_trace(EVENTS, "bare.json") == tmp_path / "runs" / "bare.json"
+    assert trace.save_trace(EVENTS, tmp_path / "a" / "b" / "deep.json") == tmp_path / "a" / "b" / "deep.json"
+    assert len(trace.load_trace(tmp_path / "a" / "b" / "deep.json")) == len(EVENTS)
+
+
+def test_a_trace_may_be_a_bare_list_of_events(tmp_path):
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps([{"ph": "X", "name": "x", "ts": 2, "dur": 3, "pid": 1, "tid": 4, "cat": "cpu_op"}]))
+    assert trace.load_trace(path) == (Event("x", 2e-6, 5e-6, "operator", 4, None),)
+
+
 def test_an_empty_trace_is_one_too(tmp_path):
     assert trace.load_trace(trace.save_trace([], tmp_path / "empty.json")) == ()
 

@@ -129,8 +129,9 @@ def _describe(drawn, num_events: int, num_deep: int, pixel_s: float) -> str:
     blocks = [bar for bars in drawn.values() for bar in bars if bar.num_events > 1]
     said = f"{num_events:,} events"
     if blocks:
-        said += (f"; {sum(bar.num_events for bar in blocks):,} of them, each narrower than {format_seconds(pixel_s)} like the gaps between, "
-                 f"are merged into {len(blocks):,} pale block{'s' * (len(blocks) > 1)}")  # fmt: skip
+        narrow = f"each narrower than {format_seconds(pixel_s)} like the gaps between"
+        said += f"; {sum(bar.num_events for bar in blocks):,} of them, {narrow}, are merged into "
+        said += f"{len(blocks):,} pale block{'s' * (len(blocks) > 1)}"
     if num_deep:
         said += f"; {num_deep:,} that are nested deeper are not drawn"
     return said + "."
