@@ -90,7 +90,9 @@ def test_no_record_is_an_error_and_only_failures_are_not():
 def regular(num, *, service_s=1.0, gap_s=0.1):
     """Requests at equal gaps; each has 10 tokens, one every tenth of the service time."""
     return [
-        make(k, k * gap_s, k * gap_s, [(k * gap_s + service_s * (j + 1) / 10, 1) for j in range(10)])
+        make(
+            k, k * gap_s, k * gap_s, [(k * gap_s + service_s * (j + 1) / 10, 1) for j in range(10)], num_prompt_tokens=7
+        )
         for k in range(num)
     ]
 
@@ -103,6 +105,9 @@ def test_the_steady_window_leaves_out_both_ramps():
     # 10 requests a second are sent and 10 are in flight: 100 tok/s, up to the two edges
     assert steady.tok_per_s == pytest.approx(100, rel=0.01)
     assert steady.concurrency == pytest.approx(10, rel=0.01)
+    # 10 requests of 7 prompt tokens a second; a prompt counts where its first chunk comes
+    assert steady.total_tok_per_s - steady.tok_per_s == pytest.approx(70, rel=0.02)
+    assert whole.total_tok_per_s == pytest.approx((2000 + 1400) / 20.9)
     assert steady.good_per_s == pytest.approx(10, rel=0.01) and steady.good_fraction == 1.0
 
 

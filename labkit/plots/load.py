@@ -64,11 +64,14 @@ def plot_latency_shares(records: Sequence[RequestRecord], names: Sequence[str], 
     first = next((name for name, values in samples.items() if len(values)), None)
     found = f"{first}: half within {format_seconds(float(np.median(samples[first])))}" if first else "No sample"
     title = title or found
+    # Chunks that came together have a gap of 0, which a logarithmic axis cannot show: they stand at its left end.
+    medians = [float(np.median(values)) for values in samples.values() if len(values)]
+    floor_s = max(1e-6, 0.1 * min((median for median in medians if median > 0), default=0.0))
     figure = make_figure(title, x="seconds (logarithmic)", y="share of samples (%)")
     for k, (name, values) in enumerate(samples.items()):
         picked = _thin(len(values))
         figure.add_scattergl(
-            x=[max(float(values[i]), 1e-6) for i in picked], y=[100 * (i + 1) / len(values) for i in picked],
+            x=[max(float(values[i]), floor_s) for i in picked], y=[100 * (i + 1) / len(values) for i in picked],
             mode="lines" if len(values) > 1 else "markers", name=f"{name} (n = {len(values)})",
             line={"color": _COLOURS[k % 6], "dash": _DASHES[k % 6], "width": 2},
             hovertemplate="%{y:.1f} % within %{x:.4g} s<extra>" + name + "</extra>",
