@@ -287,6 +287,13 @@ def test_a_text_is_read_like_a_file():
     assert nsight.load_nsys_csv(APIS, report="cuda_api_sum")[0].num_calls == 3
 
 
+def test_a_table_without_rows_or_calls_is_no_error(tmp_path):
+    header, zero = APIS.splitlines()[0], "0.0,0,0,0.0,0.0,0,0,0.0,cudaFree"
+    assert nsight.load_nsys_csv(write(tmp_path, header + "\n"), report="cuda_api_sum") == ()
+    (row,) = nsight.load_nsys_csv(str(write(tmp_path, f"\ufeff{header}\n{zero}\n")), report="cuda_api_sum")
+    assert (row.num_calls, row.total_s, row.mean_s, row.fraction) == (0, 0.0, 0.0, 0.0)
+
+
 def test_the_unit_of_time_is_the_headers(tmp_path):
     text = APIS.replace("(ns)", "(us)")
     assert nsight.load_nsys_csv(write(tmp_path, text), report="cuda_api_sum")[0].total_s == pytest.approx(600e-6)
@@ -348,6 +355,13 @@ def test_a_wrong_database_is_named(tmp_path):
         nsight.load_nsys_sqlite(make_export(tmp_path / "a.sqlite", with_kernels=False, with_strings=False))
     with pytest.raises(LabkitError, match="holds no kernels"):
         nsight.load_nsys_sqlite(make_export(tmp_path / "b.sqlite", with_kernels=False))
+    small = make_export(tmp_path / "d.sqlite")
+    base = sqlite3.connect(small)
+    for table in ("RUNTIME", "MEMCPY"):
+        base.execute(f"drop table CUPTI_ACTIVITY_KIND_{table}")
+    base.commit()
+    base.close()
+    assert {event.kind for event in nsight.load_nsys_sqlite(small)} == {"kernel"}, "only kernels were recorded"
     with pytest.raises(LabkitError, match="no SQLite export"):
         nsight.load_nsys_sqlite(
             write(tmp_path, "this is text, and long enough to be no empty database" * 20, "c.sqlite")
@@ -388,6 +402,21 @@ def test_the_categories_add_up_to_the_whole():
     assert (on_cpu["slack"], on_cpu["rest"]) == (0, 75)
     with pytest.raises(LabkitError, match="need 125 bytes, and 110 are used"):
         estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=110)
+
+
+def test_a_whole_that_is_just_used_up_is_right_and_one_byte_less_or_a_negative_part_is_not():
+    from labkit.profiling.memory import estimate_breakdown
+
+    sizes = {"weight_bytes": 100, "kv_bytes": 0, "activation_bytes": 5, "reserved_bytes": 140}
+    assert estimate_breakdown(**sizes, used_bytes=140)["rest"] == 0
+    with pytest.raises(LabkitError, match="need 140 bytes, and 139 are used") as caught:
+        estimate_breakdown(**sizes, used_bytes=139)
+    assert caught.value.next_step
+    for name in ("weight_bytes", "kv_bytes", "activation_bytes"):
+        with pytest.raises(LabkitError):
+            estimate_breakdown(**sizes | {name: -1}, used_bytes=500)
+    # The peak of the activations may be over when the reserve is read: a negative slack is none.
+    assert estimate_breakdown(**sizes | {"reserved_bytes": 90}, used_bytes=200)["slack"] == 0
 
 
 def test_the_peak_is_the_highest_running_sum_after_the_beginning():
