@@ -161,6 +161,8 @@ def test_a_gpu_is_read_as_far_as_its_driver_says(monkeypatch):
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert GpuReader().read() == {"gpu_utilization": 0.87, "gpu_memory_bytes": 2**30}
+    nvml.nvmlDeviceGetPowerUsage = lambda handle: 250_500  # NVML counts milliwatts
+    assert GpuReader().read()["gpu_power_w"] == 250.5
     monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
     assert GpuReader().read() == {}
 

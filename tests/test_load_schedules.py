@@ -246,6 +246,16 @@ def test_a_cap_makes_a_closed_loop_and_says_so():
         capped.split(0, 2)
 
 
+def test_think_times_are_exponential_and_the_first_request_does_not_wait():
+    requests = draw_closed_plan(num_clients=1, requests_per_client=3000, think_s=0.5).chains[0].requests
+    pauses = [requests[k].think_s for k in range(3000)]
+    assert pauses[0] == 0.0 and min(pauses[1:]) > 0
+    assert np.mean(pauses[1:]) == pytest.approx(0.5, rel=0.06) and np.std(pauses[1:]) == pytest.approx(0.5, rel=0.1)
+    assert {requests[k].think_s for k in range(3)} != {0.0}
+    silent = draw_closed_plan(num_clients=2, requests_per_client=3)
+    assert {chain.start_s for chain in silent.chains} == {0.0} and silent.chains[1].requests[2].think_s == 0.0
+
+
 def test_a_closed_loop_needs_an_end():
     with pytest.raises(LabkitError, match="needs at least one client and an end"):
         draw_closed_plan(num_clients=2)
