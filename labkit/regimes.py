@@ -19,7 +19,7 @@ import numpy as np
 from labkit.errors import LabkitError
 from labkit.stats import _t_quantile  # floor 0's own table of Student's t
 
-__all__ = ["Regimes", "fit_regimes"]
+__all__ = ["Regimes", "fit_regimes", "format_regimes"]
 
 _NUM_KNEES = 1201  # candidates on a log axis: 0.35 % apart in a sweep from 1 to 64
 _MIN_POINTS = 5
@@ -99,6 +99,18 @@ def fit_regimes(samples: Mapping[float, Sequence[float]], *, shape: str = "max",
         flat_s=float(flats[best]), slope_s=float(slopes[best]), bend=bend,
         misfit=float(np.max(np.abs(fitted / y - 1))), confidence=confidence,
     )  # fmt: skip
+
+
+def format_regimes(fit: Regimes) -> str:
+    """Say in words what a fit says about the knee: "knee at 17.6 (10.1 to 34.1)", or why there is none."""
+    if fit.verdict == "knee":
+        return f"knee at {fit.knee:.3g} ({fit.low:.3g} to {fit.high:.3g})"
+    if fit.verdict == "flat":
+        beyond = f"; if there is one it lies above {fit.low:.3g}" if fit.low else ""
+        return f"no knee within the sweep, flat to its end{beyond}"
+    if fit.verdict == "linear":
+        return f"no knee within the sweep, linear from its beginning; if there is one it lies below {fit.high:.3g}"
+    return "cannot tell whether there is a knee"
 
 
 def _profile(x, y, knees, shape):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabkitError
-from labkit.regimes import fit_regimes
+from labkit.regimes import fit_regimes, format_regimes
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 SHAPES = {
@@ -240,3 +240,25 @@ def test_what_cannot_be_fitted_is_refused(samples, what):
 def test_an_unknown_shape_is_refused():
     with pytest.raises(LabkitError, match='"max" or "sum"'):
         fit_regimes(draw_samples(lambda b: 8.0), shape="hockey stick")
+
+
+@pytest.mark.parametrize(("curve", "cv", "words"), [
+    (lambda b: 8.0 + 0.5 * b, 0.02, "knee at 1"),
+    (lambda b: 8.0, 0.02, "no knee within the sweep, flat to its end"),
+    (lambda b: 0.5 * b, 0.02, "no knee within the sweep, linear from its beginning; if there is one it lies below"),
+])  # fmt: skip
+def test_the_words_say_what_the_fit_says(curve, cv, words):
+    fit = fit_regimes(draw_samples(curve, cv=cv), shape="sum")
+    assert format_regimes(fit).startswith(words)
+    if fit.verdict == "knee":
+        assert format_regimes(fit) == f"knee at {fit.knee:.3g} ({fit.low:.3g} to {fit.high:.3g})"
+
+
+def test_every_verdict_has_words():
+    rng = np.random.default_rng(5)
+    seen = set()
+    for seed in range(60):
+        fit = fit_regimes(draw_samples(lambda b: 8.0, cv=float(rng.uniform(0.01, 3)), n=2, seed=seed), shape="max")
+        seen.add(fit.verdict)
+        assert format_regimes(fit)
+    assert "cannot tell" in seen

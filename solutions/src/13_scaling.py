@@ -384,9 +384,7 @@ if ARE_READY:
     said = f"knee at batch {knee:.3g}" if knee else "no knee within the sweep"
     print(f"yours: fixed {units.format_seconds(fixed_s)}, per row {units.format_seconds(per_row_s)}, {said}")
     for shape, fit in fits.items():
-        low, high = (f"{end:.3g}" if end else "?" for end in (fit.low, fit.high))
-        said = f"{fit.knee:.3g} ({low} to {high})" if fit.knee else f"none shown: {fit.verdict} (above {low}, below {high})"
-        print(f'shape "{shape}": knee {said}; the curve is at most {100 * fit.misfit:.0f} % off a point')
+        print(f'shape "{shape}", at most {100 * fit.misfit:.0f} % off a point: {regimes.format_regimes(fit)}')
 
 # %% [markdown]
 # Which shape is yours? The one that leaves less over. A small model on a processor is often a sum: it starts operators, then
@@ -670,9 +668,8 @@ if has_records("1"):
 
 # %%
 if ARE_READY and ready("13.3") and ready("13.4"):
-    fit = fits["sum"]
-    said = f"{fit.knee:.3g} ({fit.low:.3g} to {fit.high:.3g})" if fit.knee else f"none shown ({fit.verdict})"
-    print(f"Your numbers: knee (sum) at batch {said}; sweet spot under {1e3 * LIMIT_S:.0f} ms: batch {spot}; ", end="")
+    print(f"Your numbers, by batch size: {regimes.format_regimes(fits['sum'])} (shape sum); ", end="")
+    print(f"sweet spot under {1e3 * LIMIT_S:.0f} ms: {f'batch {spot}' if spot else 'none'}; ", end="")
     print(f"the server saturates at {read['saturation']:.2g} clients")
     print(f"{choice.name} on {machine.cpu.name}, {NUM_ROUNDS} rounds, {record.time[:10]}, record {record.id}")
 
