@@ -489,7 +489,8 @@ print(published.format_comparison(claim, lab="13", name="sweep", key="batch1_tok
 #
 # $$N^* = X_{max} \times R_1 \quad [\text{requests}]$$
 #
-# Up to about there more clients bring throughput, beyond it they bring waiting.
+# Both lines are *bounds*: no loop lies above either. Beyond $N^*$ waiting is certain, before it only likely: in a batch every
+# row makes the step a little longer, so the curve bends early and reaches its top later, at the latest with the seats.
 
 # %% [markdown] exercise="13.4" title="Little's law and saturation" minutes=15 difficulty=3 version=1
 # ### Exercise 13.4 · Little's law and saturation
