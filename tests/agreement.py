@@ -223,11 +223,15 @@ def format_table(samples):
             cells = (words, f"{tool}: {name}", _write(theirs, word), _write(ours, word), _write_ratio(theirs, ours),
                      _write_ratio(theirs, same), definition)  # fmt: skip
             lines.append("| " + " | ".join(cells) + " |")
-    found = {name: samples[key][0] for name, slug in {"labkit": "labkit", **SLUGS}.items()
-             if (key := f"{slug}_ceiling_req_per_s") in samples}  # fmt: skip
-    if found:
-        said = ", ".join(f"{name} {rate:.0f}" for name, rate in found.items())
-        lines += ["", f"Highest rate that each client itself held against a server that does nothing, req/s: {said}."]
+    names = {"labkit": "labkit", **SLUGS}
+    lags = [f"{name} {1000 * np.mean(samples[f'{slug}_lag_p99_s']):.1f}" for name, slug in names.items()
+            if f"{slug}_lag_p99_s" in samples]  # fmt: skip
+    rates = [f"{name} {samples[f'{slug}_ceiling_req_per_s'][0]:.0f}" for name, slug in names.items()
+             if f"{slug}_ceiling_req_per_s" in samples]  # fmt: skip
+    if lags:
+        lines += ["", f"How late each client itself sent, 99th percentile, mean of the rounds, ms: {', '.join(lags)}."]
+    if rates:
+        lines += ["", f"Highest rate that each held against a server that does nothing, req/s: {', '.join(rates)}."]
     return "\n".join(lines)
 
 

@@ -57,6 +57,8 @@ def test_lag_is_measured_against_the_schedule_that_fits_best():
     late = 5.0 + np.arange(100) / 10
     late[50:] += 0.2
     assert measure_lag(late[::-1], 10.0) == pytest.approx(0.2)
+    late[0] += 0.3  # the first one is no measure of the others
+    assert measure_lag(late, 10.0) == pytest.approx(0.201, abs=0.002)
     drifting = np.arange(1000) / 9.9  # a tool that cannot keep up falls behind all the time
     assert measure_lag(drifting, 10.0) > 0.9
 
@@ -87,9 +89,9 @@ def test_the_table_holds_every_number_beside_both_of_labkits():
         samples[f"{slug}_ttft_s"] = [0.2, 0.21, 0.19]
         samples[f"labkit_as_{slug}_ttft_s"] = [0.2, 0.21, 0.19]
     samples["labkit_ttft_s"] = [0.1, 0.105, 0.095]
-    samples["labkit_ceiling_req_per_s"] = [1600.0]
+    samples |= {"labkit_ceiling_req_per_s": [1600.0], "guidellm_lag_p99_s": [0.010, 0.012, 0.014]}
     table = agreement.format_table(samples).splitlines()
-    assert len(table) == 2 + 3 + 2
+    assert len(table) == 2 + 3 + 4 and "guidellm 12.0" in table[-3]
     assert table[3].startswith("| mean TTFT | guidellm: TTFT | 200.00 (175.16 to 224.84) ms | 100.00")
     assert "2.000 (2.000 to 2.000)" in table[3] and "1.000 (1.000 to 1.000), cannot tell" in table[3]
     assert table[3].endswith(f"{TOOLS['guidellm'].words['ttft'][1]} |")
