@@ -148,7 +148,7 @@ def draw_knee_cases(num: int) -> list[Case]:
         for rate_per_s in draw.sample((1.0, 2.0, 3.0, 5.0, 8.0, 13.0), 4):
             late = draw.choice((0.0, 0.0, 0.02, 0.3))
             requests = []
-            for _ in range(draw.randrange(100, 140)):
+            for _ in range(draw.choice((50, 100, 101))):
                 slow = draw.random() < late
                 value = {"ttft_s": 0.75 if slow else draw.choice((0.25, 0.5)),
                          "tpot_s": draw.choice((None, 0.0625, 0.125))}  # fmt: skip

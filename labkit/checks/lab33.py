@@ -49,7 +49,7 @@ def check_3(judge_run) -> Outcome:
 def check_4(find_knee) -> Outcome:
     """Goodput, good fraction and the knee."""
     expect_function(find_knee, "find_knee")
-    expect_cases(_Goods(find_knee.function), [*KNEE_CASES, *draw_knee_cases(30)], KNEE_MISTAKES)
+    expect_cases(_Goods(find_knee.function), [*KNEE_CASES, *draw_knee_cases(10)], KNEE_MISTAKES)
     return passed("a promise is kept per request, failed ones included: that is what can be sold.")
 
 
