@@ -468,7 +468,8 @@ def make_slow_line(seconds):
 
 # %%
 if ARE_READY:
-    plan = plan_open(0.4 * capacity_per_s, choose_by_budget(learner=400, ci=48), 930)
+    num_stalled = max(choose_by_budget(learner=400, ci=60), int(3 * capacity_per_s))  # six seconds, or more
+    plan = plan_open(0.5 * capacity_per_s, num_stalled, 930)
     slow = send(inherited, plan, on_progress=make_slow_line(1.0))
     seen = judge_run(list_instants(slow.records))
     for words, value_s in zip(("from the sending", "from the schedule", "lag"), seen, strict=False):
@@ -480,7 +481,8 @@ if ARE_READY:
 if ARE_READY:
     both = {"from the sending": [v for v in sent_s if v is not None], "from the schedule": [v for v in due_s if v is not None]}
     over = {name: sum(value > SLO["ttft_s"] for value in values) for name, values in both.items()}
-    title = f"One stall: {over['from the schedule']} users waited over 0.5 s, from the sending {over['from the sending']} did"
+    title = f"One stall: {over['from the schedule']} of {len(slow.records)} users waited over 0.5 s"
+    title += f"; from the sending it looks like {over['from the sending']}"
     figure = plot_waits(slow.records, slo_s=SLO["ttft_s"], title=title)
     figure.show()
     print(plots.format_alternative(figure))
@@ -563,13 +565,13 @@ check("33.4", find_knee)
 SHARES = choose_by_budget(learner=(0.25, 0.5, 0.7, 0.85, 1.0, 1.3), ci=(0.4, 0.8, 1.3))
 NUM_ROUNDS, NUM_EACH, PROMISE = choose_by_budget(learner=(3, 120, 0.99), ci=(1, 62, 0.95))
 if ARE_READY and ready("33.4"):
-    loaded = {share: [] for share in SHARES}
+    loaded, rates = {share: [] for share in SHARES}, {share: float(f"{share * capacity_per_s:.3g}") for share in SHARES}
     print(HEAD)
     for number in range(NUM_ROUNDS):
         for share in sorted(SHARES, reverse=number % 2):
-            rate_per_s = share * capacity_per_s
-            loaded[share].append(send(inherited, plan_open(rate_per_s, NUM_EACH, 1000 + 10 * number + int(9 * share))))
-            describe(f"{rate_per_s:.3g} req/s", loaded[share][-1])
+            seed = 1000 + 10 * number + SHARES.index(share)
+            loaded[share].append(send(inherited, plan_open(rates[share], NUM_EACH, seed)))
+            describe(f"{rates[share]:g} req/s", loaded[share][-1])
 
 # %%
 def pool(rate_per_s, results):
@@ -584,7 +586,7 @@ def pool(rate_per_s, results):
 
 # %%
 if ARE_READY and ready("33.4"):
-    pooled = [pool(share * capacity_per_s, results) for share, results in loaded.items()]
+    pooled = [pool(rates[share], results) for share, results in loaded.items()]
     goods, knee = find_knee(pooled, SLO, share=PROMISE)
     for run, (good_per_s, fraction) in zip(pooled, goods, strict=True):
         print(f"{run['rate_per_s']:>6.3g} requests a second: goodput {good_per_s:.3g}, {100 * fraction:.1f} % of {len(run['requests'])} good")
@@ -594,9 +596,9 @@ if ARE_READY and ready("33.4"):
 
 # %%
 if ARE_READY and ready("33.4"):
-    tails = {q: {share * capacity_per_s: [np.percentile([v for v in measure(one)[1] if v is not None], q) for one in results]
+    tails = {q: {rates[share]: [np.percentile([v for v in measure(one)[1] if v is not None], q) for one in results]
                  for share, results in loaded.items()} for q in (50, 95)}  # fmt: skip
-    ends = [float(np.median(tails[95][share * capacity_per_s])) for share in (min(SHARES), max(SHARES))]
+    ends = [float(np.median(tails[95][rates[share]])) for share in (min(SHARES), max(SHARES))]
     title = f"TTFT p95 goes from {units.format_seconds(ends[0])} to {units.format_seconds(ends[1])} as the rate passes the capacity"
     figure = plot_curves(
         {f"p{q}, one point a rate, n = {NUM_ROUNDS} runs": points for q, points in tails.items()},
@@ -883,7 +885,7 @@ if ready("33.1"):
 # A believable mistake, in simulated time again, so that it is exact. A server answers each request after 20 ms, but
 # once, at 5 s, it freezes for two seconds. Two testers send 40 requests a second in the mean: one draws a schedule, the
 # other has **one client** that waits for its answer and then thinks for a moment. Its report says "40 requests a
-# second", and that is nearly true.
+# second", and that is true, but for the freeze.
 
 # %%
 def make_frozen_server():
