@@ -29,7 +29,7 @@ $(error Say which lab, by its number: make $(firstword $(MAKECMDGOALS)) LAB=00)
 endif
 endif
 
-.PHONY: help setup lab labs test test-long test-quick test-browser execute mutants models lock bump record lint clean
+.PHONY: help setup lab labs test test-long test-quick test-browser execute mutants agreement models lock bump record lint clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -69,6 +69,9 @@ execute: setup  ## run one solution and store its outputs: make execute LAB=00
 mutants: setup  ## break every solution in small ways and write the table of how many the checks notice
 	@$(FRESH) $(RUN) tests/mutants.py $(ARGS)
 
+agreement: setup  ## compare labkit with three public load tools on one vLLM server (a quiet machine, about 16 minutes)
+	@$(FRESH) $(RUN) tests/agreement.py $(ARGS)
+
 models: setup  ## train the two shipped models again, evaluate them, write their cards (hours on a CPU)
 	@$(RUN) data/models/train.py draft --tokens 2.5e6
 	@$(RUN) data/models/train.py target --tokens 3.9e6
@@ -90,6 +93,6 @@ lint: setup  ## ruff alone
 	@$(RUN) -m ruff check .
 
 clean:  ## remove the environments and everything that tests left behind, but no learner's results
-	@rm -rf .venv .venv-3.* .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	@rm -rf .venv .venv-3.* .venv-tools .pytest_cache .ruff_cache .hypothesis build *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Removed. data/runs and your progress were left alone."

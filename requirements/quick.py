@@ -130,7 +130,8 @@ def main(arguments=None) -> int:
     present = {version: python for version, python in found.items() if python}
     pins = lock.load_pins(lock.FOLDER / "cpu.lock")
     outcomes = dict.fromkeys(found, "not found here, not tested")
-    with concurrent.futures.ThreadPoolExecutor(max_workers=len(PYTHONS) + 1) as pool:  # they wait more than they compute
+    # More at once than cores: they wait more than they compute.
+    with concurrent.futures.ThreadPoolExecutor(max_workers=len(PYTHONS) + 1) as pool:
         tests = {version: pool.submit(check_python, version, python, pins, is_own=version == own)
                  for version, python in present.items()}
         locks = {version: pool.submit(check_locks, version, interpreter=python)

@@ -276,7 +276,11 @@ BROKEN = {
         r"cell 5.*setup cell is the only one that imports",
     ),
     "sixteen lines": ("# %%\ncheck(", ONE_LINE_TOO_MANY + "\n# %%\ncheck(", r"cell 6.*16 lines in the lab"),
-    "twenty-five imports": ("import math\n", "import math\n" * 25 + "\n# %%\n", r"cell 2.*25 lines in the lab.*at most 24"),
+    "twenty-five imports": (
+        "import math\n",
+        "import math\n" * 25 + "\n# %%\n",
+        r"cell 2.*25 lines in the lab.*at most 24",
+    ),
     "a pip magic": ("print(math", "# %pip install x\nprint(math", r"cell 3.*magic"),
     "a shell line": ("print(math", "# !ls\nprint(math", r"cell 3.*shell line"),
     "os.chdir": ("print(math.comb(4, 2))", 'math.os.chdir("..")', r"cell 3.*os\.chdir"),

@@ -18,7 +18,7 @@ SOURCES = load_sources(ROOT)
 TIERS = ("t4", "ampere", "hopper")
 # These start real engines, a minute each time: one tier runs them through, and the commands of every engine on every
 # tier are dry-run in test_servers.py.
-ENGINE_LABS = {"12"}
+ENGINE_LABS = {"12", "13", "33"}
 SOLVED = [
     pytest.param(
         source,

@@ -99,7 +99,7 @@ class _Server:
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             for stream in list(self.streams):
                 # The stamp is as near to the write as it can be: what a long list of streams costs is the server's.
-                event = b'data: {"choices":[{"text":"%.7f"}]}\n\n' % time.monotonic()
+                event = b'data: {"object":"text_completion","choices":[{"text":"%.7f"}]}\n\n' % time.monotonic()
                 data = b"%x\r\n%b\r\n" % (len(event), event)
                 stream.left -= 1
                 if not stream.left:
