@@ -59,10 +59,6 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
     "solutions/src/11_profiling.py": {
         "10 ms": "the window of a worked example with two made-up streams",
     },
-    "solutions/src/33_load_testing.py": {
-        "10 ms": "the bound on the client's send lag, a rule of the course",
-        "20 ms": "the delay that the simulated server is set to",
-    },
     "solutions/src/12_hf_vs_vllm.py": {
         "8.72 ms": "what a tool that counts chunks reported: an example of others, not measured here",
         "3.20 ms": "the true value in the same example of others, not measured here",
