@@ -10,7 +10,6 @@ much that was is measured.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import gc
 import sys
@@ -18,13 +17,11 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 
+from labkit.allocator import set_trim_threshold, trim_heap
 from labkit.errors import InstallError, LabkitError
 from labkit.units import format_bytes
 
 __all__ = ["PeakMemory", "Release", "measure_peak_rss", "measure_release", "probe_memory"]
-
-_M_TRIM_THRESHOLD = -1  # the option's number in glibc's malloc.h
-_TRIM_BYTES = 64 * 2**20  # where glibc's own, moving threshold ends up in a process that has used large blocks
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,14 +96,14 @@ def measure_release(namespace: MutableMapping[str, object], *names: str) -> Rele
     watched = {name: list(_watch(namespace[name])) for name in dropped}
     found = {id(one()): getattr(one(), "nbytes", 0) for references in watched.values() for one in references}
     tensor_bytes = sum(size for size in found.values() if isinstance(size, int))
-    _set_trim_threshold(0)
+    set_trim_threshold(0)
     aliases = _forget(namespace, dropped)
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-    _trim_heap()
-    _set_trim_threshold(_TRIM_BYTES)
+    trim_heap()
+    set_trim_threshold()
     kept = tuple(name for name, references in watched.items() if any(one() is not None for one in references))
     return Release(before, probe_memory(), dropped, kept, aliases if kept else (), tensor_bytes)
 
@@ -151,20 +148,6 @@ def _ipython_memories(namespace: MutableMapping[str, object]) -> Iterator[dict]:
     ):
         if isinstance(memory, dict):
             yield memory
-
-
-def _set_trim_threshold(num_bytes: int) -> None:
-    """Tell glibc how much may stay free on top of a heap. The heaps of other threads, such as those that load a model's
-    files, cannot be trimmed later: they shrink only while something in them is freed.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, num_bytes)
-
-
-def _trim_heap() -> None:
-    """Give the heap's free pages back to the system; only glibc keeps them and has this call."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def probe_memory(*, gpu_index: int = 0) -> dict[str, int | None]:

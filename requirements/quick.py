@@ -78,8 +78,10 @@ def run_tests(python: str, *, is_live=True, run=subprocess.run):
     """
     with tempfile.TemporaryDirectory() as home:
         environ = dict(os.environ, LABKIT_HOME=home, LABKIT_RUNS=str(Path(home, "runs")), PYTHONPATH=str(ROOT),
-                       OMP_WAIT_POLICY="passive", PYTHONDONTWRITEBYTECODE="1")
-        for name in ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_BUDGET", "LABKIT_STRICT", "LABKIT_COURSE"):
+                       OMP_WAIT_POLICY="passive")
+        # Compiled files are kept, also where the shell says otherwise: dozens of processes import the same modules.
+        for name in ("PYTHONDONTWRITEBYTECODE", "LABKIT_TIER", "LABKIT_MODEL", "LABKIT_BUDGET", "LABKIT_STRICT",
+                     "LABKIT_COURSE"):
             environ.pop(name, None)
         output = {} if is_live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "tests"], cwd=str(ROOT),

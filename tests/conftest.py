@@ -1,5 +1,6 @@
 """Every test has a home and runs of its own, and no setting of the person who started the tests."""
 
+import itertools
 import os
 import sys
 from pathlib import Path
@@ -16,13 +17,20 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "LABKIT_COURSE")
 
 
+_NUMBERS = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def own_folders(tmp_path, monkeypatch):
-    """Point LABKIT_HOME and LABKIT_RUNS to temporary folders and unset every other setting of labkit."""
+def own_folders(tmp_path_factory, monkeypatch):
+    """Point LABKIT_HOME and LABKIT_RUNS to temporary folders and unset every other setting of labkit.
+
+    The folders are named, not made: most tests write nothing, and thousands of empty folders cost seconds.
+    """
+    folder = tmp_path_factory.getbasetemp() / f"own-{next(_NUMBERS)}"
     for name in _SETTINGS:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "labkit-home"))
-    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "labkit-runs"))
+    monkeypatch.setenv("LABKIT_HOME", str(folder / "labkit-home"))
+    monkeypatch.setenv("LABKIT_RUNS", str(folder / "labkit-runs"))
 
 
 @pytest.fixture(scope="session")

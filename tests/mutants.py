@@ -11,12 +11,12 @@ says anything but "passed". A mutant that computes the same as the solution can 
 
 import ast
 import contextlib
-import copy
 import csv
 import functools
 import hashlib
 import io
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -75,6 +75,7 @@ class Exercise:
     before: str = ""  # what the answer calls: the lab's earlier answers
 
 
+@functools.cache
 def load_exercises() -> list[Exercise]:
     """Read every exercise that has a solution cell, in order of labs."""
     from labkit.authoring.build import load_sources
@@ -143,6 +144,7 @@ def _find_check_rooms(number: str) -> str:
 def make_mutants(code: str, lines: frozenset[int]) -> Iterator[tuple[str, str]]:
     """Yield (change, code) for every mutant, each once; a change reads `line 2: a <= b  ->  a < b`."""
     tree = ast.parse(code)
+    frozen = pickle.dumps(tree)
     seen = {ast.unparse(tree)}
     for index, node in enumerate(ast.walk(tree)):
         if getattr(node, "lineno", None) not in lines and not isinstance(node, ast.comprehension):
@@ -150,7 +152,7 @@ def make_mutants(code: str, lines: frozenset[int]) -> Iterator[tuple[str, str]]:
         if isinstance(node, ast.comprehension) and node.iter.lineno not in lines:
             continue
         for change in _list_changes(node):
-            mutant = copy.deepcopy(tree)
+            mutant = pickle.loads(frozen)  # a copy, many times as fast as copy.deepcopy
             target = next(found for k, found in enumerate(ast.walk(mutant)) if k == index)
             before = ast.unparse(target)
             replacement = change(target)

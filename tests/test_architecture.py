@@ -1,6 +1,7 @@
 """The tree is the architecture: floors, sizes, names, the README's picture, and what has to travel."""
 
 import ast
+import functools
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # own floor. So the order inside a floor counts as well, and there are no cycles.
 FLOORS = (
     ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
-    ("hardware", "environment", "models", "results", "progress"),
+    ("allocator", "hardware", "environment", "models", "results", "progress"),
     ("timing", "memory", "energy", "ceilings", "profiling", "sweep"),
     ("generation", "servers", "engine", "quantization", "load", "serving", "quality"),
     ("views", "plots", "published"),
@@ -59,8 +60,13 @@ def rooms():
     return sorted({room_of(path) for path in modules()} - {"__init__"})
 
 
+@functools.cache
 def imports_of(path):
     """(module, line, is_inside_a_function) of every import in a file."""
+    return tuple(find_imports(path))
+
+
+def find_imports(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = {
         id(child)
@@ -124,6 +130,7 @@ def test_heavy_libraries_are_imported_inside_the_function_that_needs_them():
     assert found == []
 
 
+@pytest.mark.slow
 def test_importing_all_of_labkit_loads_nothing_heavy():
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

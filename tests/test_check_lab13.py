@@ -1,7 +1,9 @@
 """Lab 13's checks: the solution passes, the stub is "not attempted", and each named mistake has its own sentence."""
 
 import json
+import os
 import statistics
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,16 +58,33 @@ def no_git(monkeypatch):
     monkeypatch.setattr(provenance, "_probe_commit", lambda: {"hash": "0" * 40, "is_dirty": False})  # git takes 0.1 s
 
 
+@pytest.fixture(scope="module")
+def saved_text(tmp_path_factory):
+    """The file with the learner's own three records of phase 1, made once."""
+    folder = tmp_path_factory.mktemp("phase_1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LABKIT_RUNS", str(folder))
+        patch.setattr(provenance, "_probe_commit", lambda: {"hash": "0" * 40, "is_dirty": False})
+        save_phase_1()
+    return (folder / "results.jsonl").read_text(encoding="utf-8")
+
+
 @pytest.fixture
-def phase_1():
+def phase_1(saved_text):
     """The learner's own three records of phase 1; returns them by claim."""
+    path = Path(os.environ["LABKIT_RUNS"], "results.jsonl")
+    path.parent.mkdir(parents=True)
+    path.write_text(saved_text, encoding="utf-8")
+    return {record.name: record for record in load_records()}
+
+
+def save_phase_1():
     made = make_samples(7, slowest="mul", prefill="mm", memory="weights", latency="waiting", alone="prefill")
     labs = {"profile": "11", "engines": "12", "sweep": "13"}
     for claim, (samples, settings) in made.items():
         extra = make_sweep()[0] if claim == "sweep" else {}
         more = make_sweep()[1] if claim == "sweep" else {}
         save_record(labs[claim], claim, samples=samples | extra, settings=settings | more)
-    return {record.name: record for record in load_records()}
 
 
 def make_sweep():
@@ -455,8 +474,8 @@ def test_with_all_records_the_milestone_is_ready_and_says_nothing(phase_1, capsy
     assert capsys.readouterr().out == ""
 
 
-def test_a_changed_record_is_damaged_and_says_what_does_not_agree(phase_1, tmp_path):
-    path = tmp_path / "labkit-runs" / "results.jsonl"
+def test_a_changed_record_is_damaged_and_says_what_does_not_agree(phase_1):
+    path = Path(os.environ["LABKIT_RUNS"], "results.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     engines = next(line for line in lines if line["name"] == "engines")
     engines["samples"]["mixed_vllm_tok_per_s"] = [10 * x for x in engines["samples"]["mixed_vllm_tok_per_s"]]
@@ -464,12 +483,12 @@ def test_a_changed_record_is_damaged_and_says_what_does_not_agree(phase_1, tmp_p
     expect_failure(judge("13.5", solve("13.5")), f"record {engines['id']} is damaged")
 
 
-def test_a_record_of_another_machine_is_foreign(phase_1, tmp_path):
+def test_a_record_of_another_machine_is_foreign(phase_1):
     """Someone else's file, put beside the own one: its record is whole, and newer."""
     content = phase_1["engines"].to_dict() | {"time": "2999-01-01T00:00:00.000000+00:00"}
     content["host"] = content["host"] | {"cpu": {"name": "Another processor"}}
     content["id"] = estimate_id(content)
-    (tmp_path / "labkit-runs" / "theirs.jsonl").write_text(json.dumps(content) + "\n")
+    Path(os.environ["LABKIT_RUNS"], "theirs.jsonl").write_text(json.dumps(content) + "\n")
     outcome = judge("13.5", solve("13.5"))
     expect_failure(outcome, "the records come from different machines")
     assert f"record {content['id']} on Another processor" in outcome.sentence

@@ -131,6 +131,7 @@ def test_update_schema_writes_the_schema_in_use(course):
     assert written == (ROOT / "data/reference/record.schema.json").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["labkit", "labkit.cli"])
 def test_python_m_runs_the_command(module):
     run = python("-m", module, "results", "list")
@@ -178,6 +179,7 @@ def test_an_interrupt_is_quiet(monkeypatch):
     assert cli.main(["results", "list"]) == 130
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("head"), reason="needs head")
 def test_a_closed_pipe_is_no_error():
     record = save(samples={"x_s": [0.1] * 20_000})

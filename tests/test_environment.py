@@ -310,6 +310,7 @@ def test_the_real_locks_are_read(root):
         assert len(pins) > 250 and pins["numpy"] == "2.2.6" and "torch" in pins
 
 
+@pytest.mark.slow
 def test_the_doctor_imports_no_torch(root):
     code = "import sys; from labkit.environment import probe_environment as p; p(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=root, env=os.environ | {"HF_HUB_OFFLINE": "1"})

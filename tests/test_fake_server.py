@@ -200,6 +200,7 @@ def test_several_tokens_in_one_event_keep_the_total_time():
     assert sum(s.delay_s for s in steps[1]) == pytest.approx(0.1 + 6 * 0.02)
 
 
+@pytest.mark.slow
 def test_service_times_have_the_stated_mean_and_variation_and_depend_on_seed_and_number_only():
     plan = FakePlan(ttft_s=0.2, itl_s=0.01, cv=0.5, seed=11)
     first = [next(plan.script(k, num_prompt_tokens=1, num_tokens=1)).delay_s for k in range(20_000)]

@@ -61,6 +61,7 @@ def test_several_lines_are_written_all_or_none(tmp_path, monkeypatch, num_bytes)
     assert path.read_text() == '{"a":0}\n'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", [lambda path: append_lines(path, ["{}"]), load_lines])
 def test_a_writer_and_a_reader_wait_while_another_process_writes(tmp_path, action):
     path = tmp_path / "a.jsonl"
@@ -95,6 +96,7 @@ def test_a_lock_that_fails_for_another_reason_is_an_error(tmp_path, monkeypatch)
         append_lines(tmp_path / "a.jsonl", ["{}"])
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.dictionaries(st.text(), VALUES), max_size=4), st.data())
 def test_a_file_cut_at_any_byte_loses_at_most_its_last_line(tmp_path_factory, contents, data):

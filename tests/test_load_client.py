@@ -89,6 +89,7 @@ def test_case_11_a_client_stall_is_seen_from_the_schedule_and_flagged():
     assert len(late) == 50  # nothing was shifted: 50 were late, the rest on time
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("think_s", [0.0, 0.1])
 def test_case_13_a_closed_loop_keeps_its_clients_busy(think_s):
     plan = draw_closed_plan(num_clients=8, duration_s=8.0, think_s=think_s, output=1)

@@ -245,6 +245,7 @@ def test_a_role_that_does_not_exist_is_an_error():
         find_model("judge", machine=make_machine())
 
 
+@pytest.mark.slow
 def test_the_rooms_models_and_quality_come_without_torch(root):
     code = "import sys, labkit.models, labkit.quality; sys.exit(not {'torch', 'transformers'}.isdisjoint(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(root)}

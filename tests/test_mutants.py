@@ -31,6 +31,7 @@ def test_a_check_rejects_at_least_80_percent_of_the_mutants(exercise):
     assert len([one for one in row["survivors"].split(" | ") if one]) == num - rejected
 
 
+@pytest.mark.slow
 def test_every_equivalent_mutant_exists_and_has_a_reason():
     changes = {(e.id, change) for e in EXERCISES for change, _ in mutants.make_mutants(e.code, e.lines)}
     assert set(mutants.EQUIVALENT) <= changes, "take it off the list"
@@ -104,6 +105,7 @@ def test_only_the_lines_of_the_region_are_changed():
     assert all("k=2" in code for code in changes().values())
 
 
+@pytest.mark.slow
 def test_a_mutant_that_never_ends_is_stopped_and_rejected(monkeypatch):
     (exercise,) = [exercise for exercise in EXERCISES if exercise.id == "00.1"]
     monkeypatch.setattr(mutants, "TIME_LIMIT_S", 0.3)

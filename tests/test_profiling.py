@@ -44,6 +44,7 @@ def find_owner(events, thread, second):
     return min(holding, key=lambda e: e.duration_s, default=None)
 
 
+@pytest.mark.slow
 @given(trees())
 def test_self_times_of_random_trees_equal_counting_second_by_second(events):
     owned = {}

@@ -120,6 +120,7 @@ def test_progress_lives_in_the_users_data_folder_unless_labkit_home_says_otherwi
     assert len(load_events()) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_that_append_two_hundred_events_each_at_once_lose_none(home):
     code = (
         "import sys; from labkit.progress import append_event\n"
@@ -134,6 +135,7 @@ def test_two_processes_that_append_two_hundred_events_each_at_once_lose_none(hom
         assert [item["value"][1] for item in loaded if item["value"][0] == who] == list(range(200))
 
 
+@pytest.mark.slow
 def test_a_killed_writer_loses_nothing_that_was_recorded_before(home):
     code = (
         "from labkit.progress import append_event\n"

@@ -72,6 +72,7 @@ def test_the_order_of_the_points_changes_nothing():
 # Independent oracles
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_curve_of_a_brute_force_search_is_better(shape, seed):
@@ -133,6 +134,7 @@ def simulate(shape, *, cv, num, n=4, knee, a, c, d):
     return held, shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "knee", "c"), [("max", 12.0, 2.0), ("sum", 16.0, 0.0)])
 def test_the_interval_holds_the_true_knee_in_95_of_100_simulations(shape, knee, c):
     held, shown = simulate(shape, cv=0.05, num=100, knee=knee, a=8.0, c=c, d=0.5)
@@ -149,6 +151,7 @@ def test_the_interval_holds_the_true_knee_in_95_of_100_of_many_simulations(shape
     assert held / shown >= 0.95
 
 
+@pytest.mark.slow
 def test_noise_widens_the_interval_and_rounds_narrow_it():
     def width(**options):
         found = [fit_regimes(draw_samples(lambda b: 8.0 + 0.5 * b, seed=s, **options), shape="sum") for s in range(20)]
@@ -198,17 +201,20 @@ def test_a_knee_far_outside_is_not_found_inside():
     assert fit_regimes(draw_samples(lambda b: 0.05 + 0.5 * b, cv=0.03), shape="sum").verdict == "linear"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_noise_without_end_cannot_tell(shape):
     verdicts = [fit_regimes(draw_samples(lambda b: 8.0, cv=3.0, n=2, seed=s), shape=shape).verdict for s in range(40)]
     assert verdicts.count("cannot tell") > 20
 
 
+@pytest.mark.slow
 def test_noise_alone_is_seldom_taken_for_a_knee():
     found = [fit_regimes(draw_samples(lambda b: 8.0, cv=0.1, seed=s), shape="max").verdict for s in range(100)]
     assert found.count("knee") <= 5
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=4), min_size=5, max_size=9),

@@ -405,6 +405,7 @@ def test_a_full_disk_leaves_earlier_records_untouched(runs, monkeypatch):
     assert load_records().records == (first,)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_no_saved_record(runs):
     code = (
         "from labkit.results import save_record\n"
@@ -540,6 +541,7 @@ def test_every_field_is_required(key):
     assert check_schema(content) == [f"the record lacks {key}"]
 
 
+@pytest.mark.slow
 def test_verifying_needs_no_jsonschema():
     code = (
         "import sys; sys.modules['jsonschema'] = None\n"

@@ -404,6 +404,7 @@ def test_an_error_of_the_user_stays_the_error_and_the_server_ends():
     assert not server.is_alive
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_the_engine_starts_ends_it(monkeypatch):
     seen = []
 

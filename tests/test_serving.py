@@ -56,6 +56,7 @@ def test_events_without_a_token_are_no_chunks():
     assert request.ttft_s > 0.04
 
 
+@pytest.mark.slow
 def test_requests_are_sent_at_their_arrivals_and_do_not_wait_for_each_other():
     requests = [Request((k,), 2, 0.05 * k) for k in range(6)]
     run, stats = run_on(FakePlan(ttft_s=0.6, itl_s=0.001), requests)
@@ -64,6 +65,7 @@ def test_requests_are_sent_at_their_arrivals_and_do_not_wait_for_each_other():
     assert all(r.lag_s >= 0 for r in run.requests)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_clients", [1, 3])
 def test_a_closed_loop_keeps_exactly_its_clients_under_way(num_clients):
     requests = [Request((k,), 2, 9.0) for k in range(9)]  # arrival times are not used
@@ -77,6 +79,7 @@ def test_a_closed_loop_keeps_exactly_its_clients_under_way(num_clients):
     assert all(r.lag_s >= 0 for r in run.requests)
 
 
+@pytest.mark.slow
 def test_littles_law_holds_in_a_closed_loop():
     requests = [Request((k,), 2) for k in range(40)]
     run, _ = run_on(FakePlan(ttft_s=0.03, itl_s=0.01), requests, num_clients=4)
@@ -176,6 +179,7 @@ def test_a_server_without_such_counters_has_none(text):
     assert load_prefix_counters(SimpleNamespace(load_metrics=lambda: text)) is None
 
 
+@pytest.mark.slow
 def test_a_child_server_is_asked_for_its_memory():
     with run_fake(FakePlan(ttft_s=0.1, itl_s=0.001)) as server:
         run = run_workload(server, [Request((1, 2), 3)], memory_interval_s=0.02)

@@ -70,6 +70,7 @@ def test_old_pythons_can_read_the_installer_so_that_the_sentence_appears():
     assert "capture_output" not in source and "removeprefix" not in source and "text=True" not in source
 
 
+@pytest.mark.slow
 def test_an_old_python_on_this_machine_says_the_sentence(quick):
     for version in ("3.6", "3.7", "3.8", "3.9", "3.10"):
         python = quick.find_python(version)

@@ -133,6 +133,7 @@ def test_ratio_is_the_speed_of_a_over_the_speed_of_b():
     assert compare(seconds_a, seconds_b) == times  # lower is better unless said otherwise
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.lists(st.tuples(TIMES, TIMES), min_size=2, max_size=50), st.sampled_from([0.9, 0.95]))
 def test_the_paired_interval_equals_the_t_test_of_scipy_on_logarithms(pairs, confidence):
@@ -187,6 +188,7 @@ def test_a_ratio_beyond_all_numbers_cannot_tell():
     assert compare([1e-300, 1e-300], [1e300, 1e300]).ratio == np.inf
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_paired", [True, False])
 def test_case_17_two_runs_of_the_same_thing_cannot_be_told_apart(is_paired):
     rng = np.random.default_rng(17)

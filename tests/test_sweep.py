@@ -247,6 +247,7 @@ def test_another_setting_model_or_machine_is_another_sweep_and_never_mixed(machi
 # Damage
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_a_file_cut_at_any_byte_loses_only_the_line_that_was_cut(tmp_path_factory, data):

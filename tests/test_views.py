@@ -1,9 +1,11 @@
 """What the learner sees: one line for an answer, one table for the progress, the same in every viewer."""
 
 import json
+import os
 import re
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -188,9 +190,9 @@ def test_the_view_of_one_lab_lists_its_exercises(capsys):
     ]
 
 
-def test_a_damaged_line_of_the_progress_is_named(shown, tmp_path):
+def test_a_damaged_line_of_the_progress_is_named(shown):
     work()
-    (path,) = (tmp_path / "labkit-home").rglob("progress.jsonl")
+    (path,) = Path(os.environ["LABKIT_HOME"]).rglob("progress.jsonl")
     path.write_text("{damaged\n" + path.read_text(encoding="utf-8"), encoding="utf-8")
     view_progress()
     assert "damaged line 1 was skipped" in shown[0]["text/html"]

@@ -1,6 +1,7 @@
 """What did a stored output depend on? Hashes of the rooms that a source imports (all the way down) and of the lock."""
 
 import ast
+import functools
 import hashlib
 from importlib import metadata
 from pathlib import Path
@@ -13,7 +14,7 @@ def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str
 
     `labkit.checks` finds labNN.py at run time, which no import statement shows; so it is added by name.
     """
-    waiting = find_imports(text)
+    waiting = set(find_imports(text))
     found: dict[str, str] = {}
     while waiting:
         module = waiting.pop()
@@ -29,7 +30,8 @@ def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str
     return dict(sorted(found.items()))
 
 
-def find_imports(text: str) -> set[str]:
+@functools.lru_cache(maxsize=512)  # every lab asks for the same rooms
+def find_imports(text: str) -> frozenset[str]:
     """Dotted labkit names that a text imports, in functions too; `from labkit import b` gives labkit and labkit.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
@@ -37,7 +39,7 @@ def find_imports(text: str) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in names if name.split(".")[0] == "labkit"}
+    return frozenset(name for name in names if name.split(".")[0] == "labkit")
 
 
 def find_lock(root: Path) -> Path | None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from labkit.allocator import map_large_blocks
 from labkit.errors import ModelError
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.models.description import Model, find_models_folder
@@ -28,9 +29,10 @@ def load_model(model: Model, *, device: str | None = None) -> tuple[Any, Any]:
         machine = probe_machine()
         device = "cuda:0" if machine.gpus and estimate_tier(machine) != "cpu" else "cpu"
     size = f" ({format_bytes(model.weight_bytes)})"
-    loaded, tokenizer = run_explained(
-        lambda: _load(model, device), name=model.path_or_id, is_hub=model.source == "hub", size=size
-    )
+    with map_large_blocks():  # so that a lab's clean-up gives the weights back
+        loaded, tokenizer = run_explained(
+            lambda: _load(model, device), name=model.path_or_id, is_hub=model.source == "hub", size=size
+        )
     if len(tokenizer) > model.config["vocab_size"]:
         raise ModelError(
             f"{model.name} has a vocabulary of {model.config['vocab_size']}, its tokenizer gives {len(tokenizer)} ids.",
