@@ -5,6 +5,7 @@
                                            a record and prints the README's table
     python tests/agreement.py --server fake --rounds 2 --requests 20      tries the program out, without vLLM
     python tests/agreement.py table FILE   prints the table of a saved record
+    python tests/agreement.py readme       writes the recorded table into the README
     python tests/agreement.py log          records the log of chunks that tests and lab 33 read
 
 Same prompts, lengths and constant rate for all; no prefix cache; nothing is fetched while measuring. A tool's number is
@@ -328,10 +329,19 @@ def record_log(options):
     save("chunks", path=options.out or OUT / "chunks.jsonl", server=server, samples=samples, settings=settings)
 
 
+def update_readme(text, samples):
+    """The README's text with the table of a record between its two markers."""
+    head, begin, rest = text.partition("<!-- agreement -->\n")
+    _, end, tail = rest.partition("<!-- /agreement -->")
+    if not (begin and end):
+        raise SystemExit("README.md: expected <!-- agreement --> and <!-- /agreement -->, each on a line of its own.")
+    return f"{head}{begin}{format_table(samples)}\n{end}{tail}"
+
+
 def main(arguments=None):
     """Read the command line and do it."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", nargs="?", default="run", choices=("run", "envs", "table", "log"))
+    parser.add_argument("what", nargs="?", default="run", choices=("run", "envs", "table", "readme", "log"))
     parser.add_argument("file", nargs="?", type=Path, help="a saved record (table)")
     parser.add_argument("--server", default="vllm", choices=("vllm", "fake"))
     parser.add_argument("--rounds", type=int, default=6)
@@ -346,6 +356,10 @@ def main(arguments=None):
             make_environment(name, requirement)
     elif options.what == "table":
         print(format_table(load_records(options.file, name="agreement").records[-1].samples))
+    elif options.what == "readme":
+        samples = load_records(OUT / "agreement-vllm.jsonl", name="agreement").records[-1].samples
+        path = ROOT / "README.md"
+        path.write_text(update_readme(path.read_text(encoding="utf-8"), samples), encoding="utf-8")
     elif options.what == "log":
         record_log(options)
     else:

@@ -108,3 +108,14 @@ def test_the_recorded_agreement_says_what_its_table_needs():
     assert {len(record.samples[f"{slug}_ttft_s"]) for slug in (*SLUGS.values(), "labkit")} == {rounds}
     assert record.settings["verdicts"] == ["valid"] * rounds
     assert len(agreement.format_table(record.samples).splitlines()) >= 2 + 14
+    readme = (agreement.ROOT / "README.md").read_text(encoding="utf-8")
+    assert agreement.update_readme(readme, record.samples) == readme, "run `python tests/agreement.py readme`"
+
+
+def test_the_table_goes_between_its_markers_and_a_text_without_them_is_an_error():
+    text = "a\n<!-- agreement -->\nold\n<!-- /agreement -->\nb"
+    samples = {f"{name}_ttft_s": [0.1, 0.11] for name in ("labkit", "vllm", "labkit_as_vllm")}
+    found = agreement.update_readme(text, samples)
+    assert found == text.replace("old", agreement.format_table(samples)) and "old" not in found
+    with pytest.raises(SystemExit, match="README.md: expected"):
+        agreement.update_readme("a\nb", samples)

@@ -130,11 +130,11 @@ def test_the_ceiling_is_saved_and_shown_in_the_next_report(capsys, server, tmp_p
 
     monkeypatch.setattr(bench, "Bisection", lambda start, **options: _Once(50.0))
     code, said = run(capsys, "bench-client", "--seconds", 0.5, "--streams", 5)
-    assert "50 req/s" in said.out or "too busy" in said.out
+    assert "50 req/s" in said.out or "too busy" in said.out, said
     if code == 0:
-        assert "saved as r-" in said.out and "5 streams at once" in said.out
-        _, report = load(capsys, server.base_url, tmp_path)
-        assert "of this client's ceiling here" in report.out
+        assert "saved as r-" in said.out and "5 streams at once" in said.out, said
+        code, report = load(capsys, server.base_url, tmp_path)
+        assert code in (0, 1) and "of this client's ceiling here" in report.out, report
 
 
 class _Once:

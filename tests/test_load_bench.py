@@ -16,6 +16,7 @@ def test_a_client_is_on_time_with_little_lag_and_whole_answers():
     assert ClientProbe(10, 5, 5, 80, 0.001, 0.0099, 0.0, 1.0).is_on_time
     assert not ClientProbe(10, 5, 5, 80, 0.001, 0.010, 0.0, 1.0).is_on_time
     assert not ClientProbe(10, 5, 4, 64, 0.001, 0.001, 0.0, 1.0).is_on_time
+    assert not ClientProbe(10, 0, 0, 0, 0.0, 0.0, 0.0, 1.0).is_on_time  # nothing was sent
     assert ClientProbe(1000, 5, 5, 80, 0.001, 0.001, 0.0009, 1.0).is_on_time
     assert not ClientProbe(1000, 5, 5, 80, 0.001, 0.001, 0.0011, 1.0).is_on_time  # it cannot go on like this
 

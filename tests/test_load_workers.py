@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from labkit.load import workers
+from labkit.load.noop import run_noop
 from labkit.load.report import format_report
 from labkit.load.run import run_load
 from labkit.load.schedules import draw_closed_plan, draw_open_plan
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.slow  # processes
 QUICK = FakePlan(ttft_s=0.01, itl_s=0.001)
 
 
-def test_two_workers_follow_the_schedule_of_one(tmp_path):
+def test_two_workers_follow_the_schedule_of_one(tmp_path, capfd):
     plan = draw_open_plan("poisson", rate_per_s=40, duration_s=2, prompt="uniform:3:9", output="uniform:2:5", seed=7)
     results = []
     for num_workers in (1, 2):
@@ -40,6 +41,20 @@ def test_two_workers_follow_the_schedule_of_one(tmp_path):
     assert np.median(np.abs(seen - seen[0] - (wanted - wanted[0]))) < 0.05
     assert len((tmp_path / "2" / "requests.jsonl").read_text().splitlines()) == len(two.records)
     assert two.num_workers == 2 and two.sampling is not None
+    assert "Fatal" not in capfd.readouterr().err  # the workers ended in order
+
+
+def test_two_workers_share_the_work_so_that_each_needs_about_half_of_a_processor():
+    """Processor time, not speed: free cores are not needed to see that a second one would be used."""
+    plan = draw_open_plan("constant", rate_per_s=400, duration_s=2, prompt=8, output=8)
+    shares = {1: [], 2: []}
+    with run_noop(num_chunks=8, gap_s=0.005) as url:
+        for _ in range(3):
+            for num_workers, found in shares.items():
+                result = run_load(url, plan, model="noop", num_workers=num_workers)
+                assert {record.cause for record in result.records} == {""}
+                found.append(result.verdict.numbers["cpu_fraction"])  # the busiest worker's
+    assert 0.3 < min(shares[2]) / min(shares[1]) < 0.75, shares
 
 
 def test_a_worker_that_is_killed_is_said_and_the_rest_is_kept(monkeypatch):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from labkit.errors import InstallError
+from labkit.errors import InstallError, LabkitError
 from labkit.load.client import Limits, Target, run_client
 from labkit.load.loop import run_precise
 from labkit.load.noop import read_write_instants, run_noop
@@ -52,7 +52,7 @@ class ClientProbe:
         reading takes more processor time than there is.
         """
         can_go_on = self.cpu_per_request_s * self.rate_per_s < 1
-        return self.lag_p99_s < MAX_LAG_S and self.num_good == self.num_sent and can_go_on
+        return self.lag_p99_s < MAX_LAG_S and self.num_good == self.num_sent > 0 and can_go_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ def measure_streams(*, num_streams: int = 500, num_chunks: int = 100, gap_s: flo
         for at_s, body in bodies
         for written_s in read_write_instants(body)
     ]
+    if not errors:
+        raise LabkitError("No stream was answered.", next_step="Try again when the machine is less busy.")
     p50, p99 = (float(np.percentile(errors, q)) for q in (50, 99))
     return StreamProbe(num_streams, len(errors), p50, p99)
 

@@ -202,6 +202,8 @@ def main() -> None:
     health = {name: getattr(run.health, name) for name in ("delays_s", "concurrency", "cpu_fraction", "window_s")}
     write({"health": health, "end": run.end})
     out.flush()
+    # A thread still waits at stdin and holds its lock: an orderly end of the interpreter would abort there.
+    os._exit(0)
 
 
 async def _work(url, plan, target, limits, headers, start_s, bodies, write) -> ClientRun:
