@@ -204,21 +204,39 @@ def _send(server, request: Request, scheduled_s: float, timeout_s: float, clock)
     return ServedRequest(scheduled_s, sent_s, tuple(chunks), *asked)
 
 
+class _TokenReader(AnswerReader):
+    """Also keeps (arrival, new tokens) of each event whose running usage grew, with a text or without.
+
+    Two engines are compared by their tokens, and some tokens have no text: an end of text, half a character.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrivals: list[tuple[float, int]] = []
+        self.num_tokens = 0
+
+    def _take(self, at_s: float, data: str) -> None:
+        super()._take(at_s, data)
+        total = self.usage.get("completion_tokens", 0)
+        if total > self.num_tokens:
+            self.arrivals.append((at_s, total - self.num_tokens))
+            self.num_tokens = total
+
+
 def _read_stream(response, clock) -> tuple[list[tuple[float, int]], dict]:
     """Return (arrival, new tokens) of each chunk with tokens, and the last usage; one read has one arrival."""
     if response.status != 200:
         raise LabkitError(f"status {response.status}: {response.read().decode(errors='replace')[:200]}")
-    answer = AnswerReader()
+    answer = _TokenReader()
     while data := response.read1(65536):
         answer.feed(clock(), data)
         if answer.failure:
             raise LabkitError(f"the server says {answer.failure[1]}")
         if answer.is_done:
             response.read()  # to the very end: a client that hangs up early looks like one that gave up
-            _, source, chunks, _ = answer.count_tokens(None)
-            if source != "chunk usage" and chunks:
+            if answer.chunks and not answer.has_running_usage:
                 raise LabkitError("the server sends no running usage, so nobody knows the tokens of a chunk.")
-            return [(chunk.at_s, chunk.num_tokens) for chunk in chunks], answer.usage
+            return answer.arrivals, answer.usage
     raise LabkitError("the stream ended before [DONE]")
 
 

@@ -56,6 +56,14 @@ def test_events_without_a_token_are_no_chunks():
     assert request.ttft_s > 0.04
 
 
+def test_tokens_without_a_text_are_tokens():
+    """Random weights write whole answers of them: ends of text, halves of characters."""
+    steps = (Step("text", 0.05, ""), Step("text", 0.02, ""), Step("done"))
+    run, _ = run_on(FakePlan(replies=(Reply(steps),)), [Request((1,), 2)])
+    (request,) = run.requests
+    assert [n for _, n in request.chunks] == [1, 1] and request.ttft_s > 0.04
+
+
 @pytest.mark.slow
 def test_requests_are_sent_at_their_arrivals_and_do_not_wait_for_each_other():
     requests = [Request((k,), 2, 0.05 * k) for k in range(6)]

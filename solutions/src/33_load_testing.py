@@ -386,7 +386,9 @@ def describe(name, result):
     cells = [getattr(found, q, None) for q in ("p50", "p95", "p99")]
     text = "".join(f"{units.format_seconds(v) if v else 'n too small':>13}" for v in cells)
     print(f"{name:<14}{len(ttfts_s):>4} of {len(result.records):<5}{text}  {result.metrics.whole.request_per_s:>6.3g} req/s", end="")
-    print(f"  {'valid' if result.verdict.is_valid else 'INVALID'}  hits {100 * (result.sampling.hit_fraction or 0):.0f} %")
+    print(f"  {'valid' if result.verdict.is_valid else 'INVALID'}  hits {100 * (result.sampling.hit_fraction or 0):.0f} %", end="")
+    causes = sorted({r.cause for r in result.records if r.cause})
+    print(f"  failed: {', '.join(causes)}" if causes else "")
 
 
 HEAD = f"{'run':<14}{'succeeded':<13}{'p50':>13}{'p95':>13}{'p99':>13}  TTFT from the schedule; throughput; client; prefix cache"
