@@ -438,7 +438,8 @@ if ARE_READY:
 # Little's law, in flight = rate x time in flight, so at a fixed rate ten times the clients wait ten times as long. A
 # closed loop says how fast the server **can** work, its *capacity*; it cannot say what users feel at a given rate,
 # because it sets the rate itself. (INVALID here? Hundreds of answers end at once, and the client, on the same cores as
-# the server, sends the next ones late.)
+# the server, sends the next ones late. *Failed: empty*? All tokens of that answer were halves of characters, as a small
+# model sometimes writes them: the user saw nothing, so it counts as failed.)
 #
 # The capacity with the prompts and answers of the rest of the lab:
 
@@ -453,8 +454,8 @@ if ARE_READY:
 # %% [markdown]
 # ### The stall, live
 #
-# The same one-second stall on a real server: the client shows its progress once a second, and once that line takes a
-# second to write. Nothing about the server changes.
+# A stall of two seconds on a real server: the client shows its progress once a second, and once that line takes two
+# seconds to write. Nothing about the server changes.
 
 # %%
 def make_slow_line(seconds):
@@ -472,7 +473,7 @@ def make_slow_line(seconds):
 if ARE_READY:
     num_stalled = max(choose_by_budget(learner=400, ci=60), int(3 * capacity_per_s))  # six seconds, or more
     plan = plan_open(0.5 * capacity_per_s, num_stalled, 930)
-    slow = send(inherited, plan, on_progress=make_slow_line(1.0))
+    slow = send(inherited, plan, on_progress=make_slow_line(2.0))
     seen = judge_run(list_instants(slow.records))
     for words, value_s in zip(("from the sending", "from the schedule", "lag"), seen, strict=False):
         print(f"p99 {words:<18}{units.format_seconds(value_s) if value_s is not None else 'n too small'}")
