@@ -71,10 +71,8 @@ class KeepingTransport(HttpTransport):
         await super().send(exchange, path, body)
 
 
-def run_labkit(job, *, target=None, stall=None):
-    """Run labkit's own client; returns (its run, the logs with every event). `stall`: (instant, seconds) of a client
-    that does something else meanwhile.
-    """
+def follow_plan(job, *, target=None, stall=None):
+    """Run labkit's own client; returns (its run, what its transport kept, processor seconds of all of it)."""
     requests = [Request(ids, job.output_tokens, (k + 1) / job.rate_per_s) for k, ids in enumerate(job.prompts)]
     plan = draw_open_plan(Workload("constant", tuple(requests), ()))
     transport = KeepingTransport(job.url)
@@ -84,9 +82,18 @@ def run_labkit(job, *, target=None, stall=None):
             asyncio.get_running_loop().call_later(stall[0], time.sleep, stall[1])
         return await run_client(plan, target or Target(job.model), transport, limits=Limits(request_s=120.0))
 
+    cpu_s = time.thread_time()
     run = asyncio.run(main())
+    return run, transport.kept, time.thread_time() - cpu_s
+
+
+def run_labkit(job, **options):
+    """Run labkit's own client; returns (its run, the logs with every event). `stall`: (instant, seconds) of a client
+    that does something else meanwhile.
+    """
+    run, exchanges, _ = follow_plan(job, **options)
     logs = []
-    for record, exchange in zip(run.records, sorted(transport.kept, key=lambda kept: kept.sent_s), strict=True):
+    for record, exchange in zip(run.records, sorted(exchanges, key=lambda kept: kept.sent_s), strict=True):
         if not record.is_good:
             raise SystemExit(f"request {record.number} failed: {record.cause} {record.detail}")
         events = read_events((at_s - run.start_s, piece) for at_s, piece in exchange.bodies)
@@ -172,8 +179,9 @@ def measure_ceilings(texts, prompts, *, seconds=3.0, tell=print):
 
     The rate doubles from 25/s, against a server that answers in 16 chunks of 5 ms, while the client holds it in one of
     two tries: at least 95 % of the requests reported, and the 99th percentile of the send lag under 10 ms. The first
-    second is left out, in which the tools start their workers. Then 1.4 times the last rate that was held is tried.
-    The ceiling is the highest rate held.
+    second is left out, in which the tools start their workers. labkit's client puts off reading answers where it must;
+    so it must besides need no more than one processor for all of it. Then 1.4 times the last rate that was held is
+    tried. The ceiling is the highest rate held.
     """
     ceilings, probes = {}, []
 
@@ -196,18 +204,24 @@ def measure_ceilings(texts, prompts, *, seconds=3.0, tell=print):
 
 def _probe(tool, job, probes, tell):
     """Whether a tool held a rate; a tool that fails has not."""
+    cpu_s = None
     try:
-        numbers = summarize_labkit(run_labkit(job)[0]) if tool == "labkit" else run_tool(tool, job)
+        if tool == "labkit":
+            run, _, cpu_s = follow_plan(job)
+            numbers = summarize_labkit(run)
+        else:
+            numbers = run_tool(tool, job)
     except (SystemExit, subprocess.TimeoutExpired) as error:
         probes.append({"tool": tool, "rate_per_s": job.rate_per_s, "failed": str(error)[:200]})
         tell(f"{tool} at {job.rate_per_s:.0f}/s: failed", flush=True)
         return False
     lag_s = measure_lag(sorted(numbers["starts_s"])[round(job.rate_per_s) :], job.rate_per_s)
     probes.append({"tool": tool, "rate_per_s": job.rate_per_s, "lag_p99_s": lag_s,
-                   "num_requests": numbers["num_requests"], "num_asked": job.num_requests})  # fmt: skip
+                   "num_requests": numbers["num_requests"], "num_asked": job.num_requests, "cpu_s": cpu_s})  # fmt: skip
     tell(f"{tool} at {job.rate_per_s:.0f}/s: {numbers['num_requests']:.0f} of {job.num_requests}, lag p99 "
          f"{1000 * lag_s:.1f} ms", flush=True)  # fmt: skip
-    return lag_s < 0.010 and numbers["num_requests"] >= 0.95 * job.num_requests
+    can_go_on = cpu_s is None or cpu_s < job.num_requests / job.rate_per_s
+    return lag_s < 0.010 and numbers["num_requests"] >= 0.95 * job.num_requests and can_go_on
 
 
 def format_table(samples):
