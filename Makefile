@@ -54,7 +54,7 @@ test: setup  ## everything: lint, tests, guards, untouched labs, built labs, sol
 	@echo "== 4 of 4: solutions pass their checks"
 	@$(FRESH) LABKIT_BUDGET=ci LABKIT_STRICT=1 $(RUN) -m pytest -q --durations=10 $(NBVAL) solutions
 
-test-long: setup  ## the solved labs on the configurations of the GPU tiers that make test leaves out
+test-long: setup  ## the solved labs on the configurations of the GPU tiers that make test leaves out; labkit under Locust
 	@$(FRESH) $(RUN) -m pytest -q -m long tests
 
 test-quick: setup  ## the tests that start nothing, under every supported Python that is found; resolves both locks there

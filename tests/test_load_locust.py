@@ -1,9 +1,7 @@
 """labkit.load.blocking and the locustfile: the same plan and metrics without asyncio, and under Locust.
 
-Locust is optional. The tests that need it are skipped where it is missing; to run them from a scratch environment:
-
-    python3.12 -m venv /tmp/locust && /tmp/locust/bin/pip install locust numpy
-    LABKIT_LOCUST_PYTHON=/tmp/locust/bin/python python -m pytest tests/test_load_locust.py
+Locust is optional, so the tests that need it are `long` (make test-long) and use this Python's own Locust, the one of
+LABKIT_LOCUST_PYTHON, or an environment in .venv-tools/locust that they make from requirements/locust.txt.
 """
 
 import importlib.util
@@ -123,14 +121,23 @@ def test_the_run_ends_at_its_deadline_and_says_so():
 # Under Locust
 
 
-def find_locust_python():
+@pytest.fixture(scope="module")
+def python():
     """The interpreter that has Locust; importing it here would replace this process's sockets."""
     if named := os.environ.get("LABKIT_LOCUST_PYTHON"):
         return named
     if importlib.util.find_spec("locust"):
         return sys.executable
-    pytest.skip("locust is not installed (pip install labkit[locust])")
-    return None
+    requirements, folder = ROOT / "requirements" / "locust.txt", ROOT / ".venv-tools" / "locust"
+    made, stamp = folder / "bin" / "python", folder / "requirements.txt"
+    if not stamp.exists() or stamp.read_text(encoding="utf-8") != requirements.read_text(encoding="utf-8"):
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        install = [made, "-m", "pip", "install", "-q", "--disable-pip-version-check", "-r", requirements, "numpy"]
+        done = subprocess.run(install, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"locust could not be installed: {done.stderr.strip().splitlines()[-1]}")
+        stamp.write_text(requirements.read_text(encoding="utf-8"), encoding="utf-8")
+    return str(made)
 
 
 def start_locust(python, folder, *arguments):
@@ -167,8 +174,8 @@ def end(*processes):
         process.stdout.close()
 
 
-def test_a_master_and_two_workers_make_one_report_of_the_same_plan(tmp_path):
-    python = find_locust_python()
+@pytest.mark.long
+def test_a_master_and_two_workers_make_one_report_of_the_same_plan(python, tmp_path):
     plan = draw_open_plan("constant", rate_per_s=20.0, num_requests=60, prompt="8", output="5", seed=3)
     with run_fake_inside(FakePlan(ttft_s=0.1, itl_s=0.02)) as server:
         master, workers = start_team(python, tmp_path, server.base_url, num_workers=2)
@@ -192,8 +199,8 @@ def test_a_master_and_two_workers_make_one_report_of_the_same_plan(tmp_path):
         assert abs(whole["latencies"]["tpot"]["p50"] - 0.02) < 0.004
 
 
-def test_a_worker_that_is_killed_takes_only_its_own_requests_with_it(tmp_path):
-    python = find_locust_python()
+@pytest.mark.long
+def test_a_worker_that_is_killed_takes_only_its_own_requests_with_it(python, tmp_path):
     with run_fake_inside(FakePlan(ttft_s=0.05, itl_s=0.01)) as server:
         master, workers = start_team(python, tmp_path, server.base_url, num_workers=2, requests=160)
         try:
@@ -213,8 +220,8 @@ def test_a_worker_that_is_killed_takes_only_its_own_requests_with_it(tmp_path):
     assert len(whole_part) == 1 and len(numbers) > 80  # the other's, and what the lost one had sent home
 
 
-def test_locust_alone_without_workers_follows_the_whole_plan(tmp_path):
-    python = find_locust_python()
+@pytest.mark.long
+def test_locust_alone_without_workers_follows_the_whole_plan(python, tmp_path):
     with run_fake_inside(FakePlan(ttft_s=0.02, itl_s=0.01)) as server:
         process = start_locust(
             python, tmp_path, "--headless", "--host", server.base_url, "--labkit-model", "fake", "--labkit-rate", "30",
