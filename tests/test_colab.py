@@ -353,7 +353,12 @@ def test_lab_00_runs_under_colabs_versions_from_its_first_cell(tmp_path, monkeyp
 
 def make_colab_environment(folder):
     """An environment with Colab's versions; skipped where its Python or the packages cannot be had."""
-    found = shutil.which("python3.13")
+    sys.path.insert(0, str(ROOT / "requirements"))
+    try:
+        from quick import find_python
+    finally:
+        sys.path.pop(0)
+    found = find_python("3.13")  # on PATH may stand a shim that leads nowhere
     if not found or subprocess.run([found, "-m", "venv", str(folder)]).returncode:
         pytest.skip("Colab's Python 3.13 is not here")
     python = str(folder / "bin" / "python")
