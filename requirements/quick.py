@@ -20,7 +20,7 @@ import lock
 
 ROOT = lock.ROOT
 PYTHONS = ("3.11", "3.12", "3.13")
-# What the tests without the marker `slow` import, no more: an environment of these is made in seconds.
+# What the tests without the markers `slow` and `long` import, no more: an environment of these is made in seconds.
 PACKAGES = (
     *("numpy", "pytest", "hypothesis", "scipy", "psutil", "jsonschema", "plotly", "nbformat", "jupytext", "pyyaml"),
     *("ipython", "nbclient"),
@@ -72,7 +72,7 @@ def make_environment(version: str, python: str, pins: dict, *, run=subprocess.ru
 
 
 def run_tests(python: str, *, is_live=True, run=subprocess.run):
-    """Run the tests without the marker `slow`, with a home of their own; return the finished process.
+    """Run the tests marked neither `slow` nor `long`, with a home of their own; return the finished process.
 
     Its output goes straight to the console, or (`is_live=False`) is kept for later, so that two runs do not mix.
     """
@@ -84,8 +84,8 @@ def run_tests(python: str, *, is_live=True, run=subprocess.run):
                      "LABKIT_COURSE"):
             environ.pop(name, None)
         output = {} if is_live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        return run([python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", "tests"], cwd=str(ROOT),
-                   env=environ, **output)
+        return run([python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider", "-m",
+                    "not slow and not long", "tests"], cwd=str(ROOT), env=environ, **output)
 
 
 def check_locks(version: str, *, interpreter=None, resolve=lock.resolve, folder=None) -> list[str]:

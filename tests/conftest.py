@@ -1,5 +1,6 @@
 """Every test has a home and runs of its own, and no setting of the person who started the tests."""
 
+import gc
 import itertools
 import os
 import sys
@@ -18,6 +19,12 @@ _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "L
 
 
 _NUMBERS = itertools.count()
+
+
+def pytest_collection_finish():
+    """Thousands of tests are collected now and stay: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

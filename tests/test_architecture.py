@@ -67,14 +67,11 @@ def imports_of(path):
 
 
 def find_imports(path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = {
-        id(child)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for child in ast.walk(node)
-    }
-    for node in ast.walk(tree):
+    found = [(ast.parse(path.read_text(encoding="utf-8")), False)]
+    while found:
+        node, is_inside = found.pop()
+        is_inside_below = is_inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        found += [(child, is_inside_below) for child in reversed(list(ast.iter_child_nodes(node)))]
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -84,7 +81,7 @@ def find_imports(path):
         else:
             continue
         for name in names:
-            yield name, node.lineno, id(node) in inside
+            yield name, node.lineno, is_inside
 
 
 def broken_floors(room, path):

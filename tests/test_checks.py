@@ -282,6 +282,26 @@ def test_a_changed_dict_array_or_inner_list_is_seen(argument):
     assert guarded.changed.startswith("spoil(")
 
 
+@pytest.mark.parametrize("argument", [
+    [float("nan"), 1],
+    [np.ones(2), np.ones(3)],
+    {"draw": lambda: 1, "rows": [[0, float("nan")]]},  # a function inside: pickle refuses, deepcopy does not
+    (object(), [1]),
+    iter([]),
+    sys,
+])  # fmt: skip
+def test_an_argument_that_is_only_read_counts_as_unchanged(argument):
+    guarded = LearnerFunction(lambda value: repr(value))
+    guarded(argument)
+    assert guarded.changed == ""
+
+
+def test_two_arguments_that_are_one_object_stay_one():
+    guarded = LearnerFunction(lambda first, second: first is second)
+    row, draw = [1], lambda: 1
+    assert guarded(row, row) and guarded([row, draw], [row, draw]) is False
+
+
 @pytest.mark.parametrize("answer", [
     lambda x: np.int64(2 * x),
     lambda x: np.array(2.0 * x),

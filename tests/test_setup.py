@@ -649,6 +649,20 @@ def test_a_pin_without_a_build_for_another_python_is_a_problem(quick, tmp_path):
     assert "no wheel" in check(gpu=quick.lock.ResolveError("no wheel"))[0]
 
 
+@pytest.mark.slow
+def test_the_quick_tests_leave_out_what_is_slow_or_long(quick, tmp_path, monkeypatch):
+    monkeypatch.setattr(quick, "ROOT", tmp_path)
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nmarkers =\n    slow: s\n    long: l\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_few.py").write_text(
+        "import pytest\n\ndef test_a_short_one(): pass\n\n"
+        "@pytest.mark.slow\ndef test_a_slow_one(): assert False\n\n"
+        "@pytest.mark.long\ndef test_a_long_one(): assert False\n"
+    )
+    done = quick.run_tests(sys.executable, is_live=False)
+    assert done.returncode == 0 and "1 passed, 2 deselected" in done.stdout
+
+
 def test_the_quick_tests_fail_when_one_python_fails(quick, monkeypatch, capsys):
     monkeypatch.setattr(quick, "find_python", lambda version: None if version == "3.98" else "/usr/bin/python3.12")
     monkeypatch.setattr(quick, "PYTHONS", ("{}.{}".format(*sys.version_info[:2]), "3.99", "3.98"))

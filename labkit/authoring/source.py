@@ -116,12 +116,18 @@ class Source:
         return [cell for cell in self.cells if "exercise" in cell.metadata]
 
 
-def load_source(path: Path) -> Source:
-    """Read one jupytext percent file; LabkitError when its header lacks a key or does not fit its name."""
+@functools.lru_cache(maxsize=64)
+def _parse(text: str):
+    """The notebook of a percent file, read once and shared: nobody changes it."""
     import jupytext
 
+    return jupytext.reads(text, fmt="py:percent")
+
+
+def load_source(path: Path) -> Source:
+    """Read one jupytext percent file; LabkitError when its header lacks a key or does not fit its name."""
     text = Path(path).read_text(encoding="utf-8")
-    notebook = jupytext.reads(text, fmt="py:percent")
+    notebook = _parse(text)
     name = Path(path).stem
     label = f"solutions/src/{Path(path).name}"
     header = dict(notebook.metadata.get("labkit", {}))
