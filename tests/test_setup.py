@@ -15,6 +15,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from labkit.results import save_record
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 GB = 10**9
@@ -758,6 +760,43 @@ def test_what_fails_with_the_new_pins_is_sorted_into_tests_labs_and_numbers(bump
     assert len(bump.classify(before, after)["tests"]) == 1
     report = bump.format_report(["plotly 7.1.0 -> 7.2.0"], moved)
     assert "1 pins move" in report and "2 tests moved:" in report and "1 numbers moved:" in report
+
+
+def test_a_number_whose_intervals_lie_apart_has_moved_and_one_that_is_gone_is_named(bump, tmp_path):
+    def save(folder, **samples):
+        save_record("98", "speed", folder=tmp_path / folder, samples=samples)
+
+    around = [0.97, 0.99, 1.0, 1.0, 1.01, 1.03]  # of six samples the interval is all of them
+    save("old", same_s=around, faster_tok_per_s=around, few_s=[1.0, 1.0], gone_s=around)
+    save("new", same_s=[1.01 * value for value in around], faster_tok_per_s=[2 * value for value in around],
+         few_s=[5.0, 5.0])  # fmt: skip
+    moved = bump.compare_numbers(tmp_path / "old", tmp_path / "new")
+    assert moved == ["lab 98 speed faster_tok_per_s: 1 (0.97 to 1.03) before, 2 (1.94 to 2.06) after",
+                     "lab 98 speed gone_s: 1 before, not measured after"]  # fmt: skip
+    assert bump.compare_numbers(tmp_path / "old", tmp_path / "old") == []
+    assert bump.compare_numbers(tmp_path / "none", tmp_path / "new") == []
+
+
+@pytest.mark.slow
+def test_what_fails_by_itself_runs_again_before_it_counts(bump, tmp_path, capsys):
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    long: l\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_few.py").write_text(
+        "import os, pathlib, pytest\n\n"
+        "def test_right(): pass\n\n"
+        "def test_wrong(): assert False\n\n"
+        "def test_unsteady():\n    seen = pathlib.Path('seen')\n    was_there = seen.exists()\n    seen.touch()\n"
+        "    assert was_there\n\n"
+        "@pytest.mark.long\ndef test_long(): assert False\n"
+    )
+    outcomes = bump.run_part("tests", Path(sys.executable), tmp_path, tmp_path / "home")
+    found = {name.rpartition("::")[2]: outcome for name, (outcome, _) in outcomes.items()}
+    assert found == {"test_right": "passed", "test_wrong": "failed", "test_unsteady": "passed"}
+    assert "2 failed, 1 passed" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "tests")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nno_such = option\naddopts = --no-such-option\n")
+    assert bump.run_part("tests", Path(sys.executable), tmp_path, tmp_path / "other") == {}
+    assert "--no-such-option" in capsys.readouterr().out
 
 
 # ---- every way to run anything ------------------------------------------------------------------------------------
