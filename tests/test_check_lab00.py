@@ -4,31 +4,18 @@ import statistics
 
 import numpy as np
 import pytest
+from check_bench import UNTOUCHED, Bench, expect_pass
 
 from labkit.checks import lab00
 from labkit.checks._reference import find_reference
-from labkit.checks._run import run_check
 from labkit.results import save_record
 from labkit.stats import summarize
 
+FUNCTIONS = {"00.1": "weight_bytes", "00.2": "largest_that_fits", "00.3": "read_stream"}
+BENCH = Bench(lab00, FUNCTIONS)
+judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 # Skewed, so that median, mean, percentiles and extremes are all different numbers.
 SPEEDS = [70.125, 71.5, 72.25, 72.75, 73.0, 73.625, 74.5, 75.25, 76.0, 76.875, 78.5, 95.0]
-
-
-def solve(exercise, **names):
-    """Run the reference solution and return the names that it defines."""
-    exec(compile(find_reference(exercise), f"<{exercise}>", "exec"), names)
-    return names
-
-
-def judge(exercise, answer):
-    return run_check(getattr(lab00, f"check_{exercise[-1]}"), answer)
-
-
-def judge_source(exercise, source):
-    names = {}
-    exec(compile(source, "<cell>", "exec"), names)
-    return judge(exercise, next(value for key, value in names.items() if key != "__builtins__"))
 
 
 @pytest.fixture
@@ -36,31 +23,21 @@ def record():
     return save_record("00", "decode", samples={"decode_tok_per_s": SPEEDS, "ttft_s": [0.02] * 12})
 
 
-NAMES = {"00.1": "weight_bytes", "00.2": "largest_that_fits", "00.3": "read_stream"}
-
-
-@pytest.mark.parametrize(("exercise", "name"), NAMES.items())
-def test_the_reference_solution_passes(exercise, name):
-    outcome = judge(exercise, solve(exercise)[name])
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
+@pytest.mark.parametrize("exercise", FUNCTIONS)
+def test_the_reference_solution_passes(exercise):
+    expect_pass(judge(exercise, solve(exercise)))
 
 
 def test_the_reference_solution_of_the_record_passes(record):
-    outcome = judge("00.4", solve("00.4", stored=record, summarize=summarize)["answer"])
+    outcome = judge("00.4", BENCH.run(find_reference("00.4"), stored=record, summarize=summarize)["answer"])
     assert outcome.status == "passed", outcome.sentence
     assert record.id in outcome.sentence
 
 
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize(
-    "body", [STUB, "pass", "...", "'a docstring'", "return None", f"print('thinking')\n    {STUB}"]
-)
-@pytest.mark.parametrize(("exercise", "name"), NAMES.items())
-def test_an_untouched_stub_is_not_attempted(exercise, name, body):
-    assert judge_source(exercise, f"def {name}(*args, **kwargs):\n    {body}\n").status == "not attempted"
+@pytest.mark.parametrize("body", UNTOUCHED)
+@pytest.mark.parametrize("exercise", FUNCTIONS)
+def test_an_untouched_stub_is_not_attempted(exercise, body):
+    assert BENCH.judge_stub(exercise, body).status == "not attempted"
 
 
 @pytest.mark.parametrize("stub", [None, ..., {"record": None, "p50_tok_per_s": None}, {"record": ...}])

@@ -6,55 +6,28 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
+from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
 from labkit.checks import lab01
 from labkit.checks._comparison import T_95, compare_pairs_by_table, list_pairs
 from labkit.checks._intervals import estimate_coverage
-from labkit.checks._reference import find_reference
-from labkit.checks._run import run_check
 from labkit.checks.listings import LIES, SCRIPTS, format_listing
 
-NAMES = {"01.1": "measure_seconds", "01.2": "percentile_interval", "01.3": "compare_pairs"}
-TOOLS = {"math": math, "np": np, "stats": stats, "SCRIPTS": SCRIPTS}
+FUNCTIONS = {"01.1": "measure_seconds", "01.2": "percentile_interval", "01.3": "compare_pairs"}
+BENCH = Bench(lab01, FUNCTIONS | {"01.4": "answer"}, {"math": math, "np": np, "stats": stats, "SCRIPTS": SCRIPTS})
+judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
-def solve(exercise):
-    """Run the reference solution and return the names that it defines."""
-    names = dict(TOOLS)
-    exec(compile(find_reference(exercise), f"<{exercise}>", "exec"), names)
-    return names
+@pytest.mark.parametrize("exercise", BENCH.functions)
+def test_the_reference_solution_passes(exercise):
+    expect_pass(judge(exercise, solve(exercise)))
 
 
-def judge(exercise, answer):
-    return run_check(getattr(lab01, f"check_{exercise[-1]}"), answer)
-
-
-def judge_source(exercise, source):
-    names = dict(TOOLS)
-    exec(compile(source, "<cell>", "exec"), names)
-    return judge(exercise, next(value for key, value in names.items() if key not in (*TOOLS, "__builtins__")))
-
-
-def expect_failure(outcome, phrase):
-    assert outcome.status == "failed"
-    assert phrase in outcome.sentence, outcome.sentence
-
-
-@pytest.mark.parametrize(("exercise", "name"), [*NAMES.items(), ("01.4", "answer")])
-def test_the_reference_solution_passes(exercise, name):
-    outcome = judge(exercise, solve(exercise)[name])
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
-
-
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize("body", [STUB, "pass", "...", "'a docstring'", "return None"])
-@pytest.mark.parametrize(("exercise", "name"), NAMES.items())
-def test_an_untouched_stub_is_not_attempted(exercise, name, body):
-    assert judge_source(exercise, f"def {name}(*args, **kwargs):\n    {body}\n").status == "not attempted"
+@pytest.mark.parametrize("body", UNTOUCHED)
+@pytest.mark.parametrize("exercise", FUNCTIONS)
+def test_an_untouched_stub_is_not_attempted(exercise, body):
+    assert BENCH.judge_stub(exercise, body).status == "not attempted"
 
 
 @pytest.mark.parametrize("stub", [None, {name: {"line": None, "lie": None, "fixed": None} for name in SCRIPTS}])
@@ -301,7 +274,7 @@ def test_the_table_is_students_t_and_its_comparison_agrees_with_scipys_paired_te
 
 
 def test_the_passing_sentence_of_the_comparison_carries_its_counts():
-    outcome = judge("01.3", solve("01.3")["compare_pairs"])
+    outcome = judge("01.3", solve("01.3"))
     assert set(outcome.measurement) == {"num_false_alarms", "num_found", "num_found_drifting"}
     assert outcome.measurement["num_false_alarms"] <= 24
     assert f"{outcome.measurement['num_false_alarms']} false alarms" in outcome.sentence

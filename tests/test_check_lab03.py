@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from check_bench import STUB, UNTOUCHED, Bench, expect_failure, expect_pass
 
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow  # every test here computes with torch
@@ -16,7 +17,6 @@ from labkit.checks._decoding import _MISTAKES as DECODER_MISTAKES  # noqa: E402
 from labkit.checks._decoding import _agrees, list_cases  # noqa: E402
 from labkit.checks._llama import attend, run_decoder, turn  # noqa: E402
 from labkit.checks._reference import find_reference  # noqa: E402
-from labkit.checks._run import run_check  # noqa: E402
 from labkit.hardware import probe_machine  # noqa: E402
 
 ANSWERS = {
@@ -27,6 +27,7 @@ ANSWERS = {
     "03.5": ("sample",),
 }
 BEFORE = {"03.3": ("03.1", "03.2")}
+judge = Bench(lab03, ANSWERS).judge
 CONFIG = {
     "vocab_size": 37, "hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 6,
     "num_key_value_heads": 2, "head_dim": 10, "rms_norm_eps": 1e-3, "max_position_embeddings": 64,
@@ -38,10 +39,6 @@ def make_names(exercise):
     for earlier in BEFORE.get(exercise, ()):
         exec(compile(find_reference(earlier), f"<{earlier}>", "exec"), names)
     return names
-
-
-def judge(exercise, answer):
-    return run_check(getattr(lab03, f"check_{exercise[-1]}"), answer)
 
 
 def judge_source(exercise, source):
@@ -61,22 +58,12 @@ def change(exercise, *changes):
     return source
 
 
-def expect_failure(outcome, phrase):
-    assert outcome.status == "failed", outcome
-    assert phrase in outcome.sentence, outcome.sentence
-
-
 @pytest.mark.parametrize("exercise", ANSWERS)
 def test_the_reference_solution_passes(exercise):
-    outcome = judge_source(exercise, find_reference(exercise))
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
+    expect_pass(judge_source(exercise, find_reference(exercise)))
 
 
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize("body", [STUB, "pass", "...", "'a docstring'", f"print('thinking')\n    {STUB}"])
+@pytest.mark.parametrize("body", UNTOUCHED)
 @pytest.mark.parametrize("exercise", ANSWERS)
 def test_an_untouched_stub_is_not_attempted(exercise, body):
     source = "\n".join(f"def {name}(*args, **kwargs):\n    {body}\n" for name in ANSWERS[exercise])

@@ -3,39 +3,17 @@
 import random
 
 import pytest
+from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit.checks import _memory_parts, _nesting, _profiles, lab11
-from labkit.checks._reference import find_reference
-from labkit.checks._run import run_check
 from labkit.profiling import measure_table
 from labkit.profiling.events import Event, measure_self_times
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner
 from labkit.results import save_record
 
 FUNCTIONS = {"11.1": "self_times", "11.2": "idle_share", "11.3": "memory_parts", "11.4": "find_slow_module"}
-TOOLS = {"measure_table": measure_table}
-
-
-def solve(exercise):
-    """Run the reference solution and return the function that it defines."""
-    names = dict(TOOLS)
-    exec(compile(find_reference(exercise), f"<{exercise}>", "exec"), names)
-    return names[FUNCTIONS[exercise]]
-
-
-def judge(exercise, answer):
-    return run_check(getattr(lab11, f"check_{exercise[-1]}"), answer)
-
-
-def judge_source(exercise, source):
-    names = dict(TOOLS)
-    exec(compile(source, "<cell>", "exec"), names)
-    return judge(exercise, next(value for key, value in names.items() if key not in (*TOOLS, "__builtins__")))
-
-
-def expect_failure(outcome, phrase):
-    assert outcome.status == "failed", outcome
-    assert phrase in outcome.sentence, outcome.sentence
+BENCH = Bench(lab11, FUNCTIONS, {"measure_table": measure_table})
+judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
 def save_own(settings=None):
@@ -46,18 +24,13 @@ def save_own(settings=None):
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_the_reference_solution_passes(exercise):
     save_own()
-    outcome = judge(exercise, solve(exercise))
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
+    expect_pass(judge(exercise, solve(exercise)))
 
 
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize("body", [STUB, "pass", "...", "'a docstring'", "return None"])
+@pytest.mark.parametrize("body", UNTOUCHED)
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_an_untouched_stub_is_not_attempted(exercise, body):
-    assert judge_source(exercise, f"def f(*args, **kwargs):\n    {body}\n").status == "not attempted"
+    assert BENCH.judge_stub(exercise, body).status == "not attempted"
 
 
 def test_answers_of_nothing_but_none_are_not_attempted():

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 import scipy.stats
+from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
 from labkit.checks import lab13, milestones
 from labkit.checks._phase_1 import MADE, make_samples
-from labkit.checks._reference import find_reference
-from labkit.checks._run import run_check
 from labkit.checks._scaling import FITS, choose, fit_by_minors
 from labkit.errors import CheckError
 from labkit.results import load_records, provenance, save_record
@@ -28,29 +27,8 @@ FUNCTIONS = {
     "13.4": "read_saturation",
     "13.5": "claim_milestone",
 }
-TOOLS = {"stats": stats, "statistics": statistics, "np": np}
-
-
-def solve(exercise):
-    """Run the reference solution and return the function that it defines."""
-    names = dict(TOOLS)
-    exec(compile(find_reference(exercise), f"<{exercise}>", "exec"), names)
-    return names[FUNCTIONS[exercise]]
-
-
-def judge(exercise, answer):
-    return run_check(getattr(lab13, f"check_{exercise[-1]}"), answer)
-
-
-def judge_source(exercise, source):
-    names = dict(TOOLS)
-    exec(compile(source, "<cell>", "exec"), names)
-    return judge(exercise, next(value for key, value in names.items() if key not in (*TOOLS, "__builtins__")))
-
-
-def expect_failure(outcome, phrase):
-    assert outcome.status == "failed", outcome
-    assert phrase in outcome.sentence, outcome.sentence
+BENCH = Bench(lab13, FUNCTIONS, {"stats": stats, "statistics": statistics, "np": np})
+judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
 @pytest.fixture(autouse=True)
@@ -98,9 +76,7 @@ def make_sweep():
 
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_the_reference_solution_passes(exercise, phase_1):
-    outcome = judge(exercise, solve(exercise))
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
+    expect_pass(judge(exercise, solve(exercise)))
 
 
 @pytest.mark.parametrize("exercise", list(FUNCTIONS)[:4])
@@ -108,13 +84,10 @@ def test_the_reference_solution_passes_before_anything_was_measured(exercise):
     assert judge(exercise, solve(exercise)).status == "passed"
 
 
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize("body", [STUB, "pass", "...", "'a docstring'", "return None"])
+@pytest.mark.parametrize("body", UNTOUCHED)
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_an_untouched_stub_is_not_attempted(exercise, body):
-    assert judge_source(exercise, f"def f(*args, **kwargs):\n    {body}\n").status == "not attempted"
+    assert BENCH.judge_stub(exercise, body).status == "not attempted"
 
 
 @pytest.mark.parametrize("exercise", FUNCTIONS)

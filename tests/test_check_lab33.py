@@ -6,56 +6,29 @@ import statistics
 import numpy as np
 import pytest
 import scipy.stats
+from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
 from labkit.checks import _tuning, lab33
 from labkit.checks._goodput import KNEE_CASES, KNEE_MISTAKES
 from labkit.checks._omission import RUN_CASES, RUN_MISTAKES
-from labkit.checks._reference import find_reference
-from labkit.checks._run import run_check
 from labkit.results import save_record
 
 FUNCTIONS = {"33.1": "read_request", "33.2": "draw_schedule", "33.3": "judge_run", "33.4": "find_knee",
              "33.5": "judge_tuning"}  # fmt: skip
-TOOLS = {"stats": stats, "statistics": statistics, "np": np, "random": random}
-
-
-def solve(exercise):
-    """Run the reference solution and return the function that it defines."""
-    names = dict(TOOLS)
-    exec(compile(find_reference(exercise), f"<{exercise}>", "exec"), names)
-    return names[FUNCTIONS[exercise]]
-
-
-def judge(exercise, answer):
-    return run_check(getattr(lab33, f"check_{exercise[-1]}"), answer)
-
-
-def judge_source(exercise, source):
-    names = dict(TOOLS)
-    exec(compile(source, "<cell>", "exec"), names)
-    return judge(exercise, names["f"])
-
-
-def expect_failure(outcome, phrase):
-    assert outcome.status == "failed", outcome
-    assert phrase in outcome.sentence, outcome.sentence
+BENCH = Bench(lab33, FUNCTIONS, {"stats": stats, "statistics": statistics, "np": np, "random": random})
+judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_the_reference_solution_passes(exercise):
-    outcome = judge(exercise, solve(exercise))
-    assert outcome.status == "passed", outcome.sentence
-    assert outcome.sentence
+    expect_pass(judge(exercise, solve(exercise)))
 
 
-STUB = "raise NotImplementedError('exercise: your code here')"
-
-
-@pytest.mark.parametrize("body", [STUB, "pass", "...", "'a docstring'", "return None"])
+@pytest.mark.parametrize("body", UNTOUCHED)
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_an_untouched_stub_is_not_attempted(exercise, body):
-    assert judge_source(exercise, f"def f(*args, **kwargs):\n    {body}\n").status == "not attempted"
+    assert BENCH.judge_stub(exercise, body).status == "not attempted"
 
 
 @pytest.mark.parametrize("exercise", FUNCTIONS)
