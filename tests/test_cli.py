@@ -266,7 +266,7 @@ def test_models_runs_on_this_machine_before_anything_is_downloaded(monkeypatch, 
     assert {"hub"} <= {row["source"] for row in rows}
     assert all(row["weight_bytes"] > 0 and row["needed_bytes"] > row["weight_bytes"] for row in rows)
     assert cli.main(["models"]) == 0
-    assert "Nothing was downloaded" in capsys.readouterr().out
+    assert "No weights were downloaded" in capsys.readouterr().out
 
 
 # results.

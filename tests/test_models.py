@@ -126,6 +126,20 @@ def test_a_16_gb_gpu_fits_4_bits_of_7b_and_not_16_bits_of_8b():
     assert {name for name, fit in fits.items() if fit.is_of_tier} == {"qwen2.5-1.5b", "qwen2.5-0.5b", "qwen2.5-7b-awq"}
 
 
+def test_a_model_that_is_asked_for_comes_first_and_is_what_the_labs_take(monkeypatch, folder):
+    monkeypatch.setenv("LABKIT_MODEL", "random:llama-140m")
+    fits = list_models(make_machine(T4))
+    assert [(fit.model.name, fit.role, fit.tier) for fit in fits if fit.is_of_tier] == [
+        ("random:llama-140m", "target", "asked for"), ("random:llama-140m-draft", "draft", "asked for")
+    ]  # fmt: skip
+    assert fits[0].model == find_model("target", machine=make_machine(T4))
+    monkeypatch.setenv("LABKIT_MODEL", str(folder))  # no draft is named: only some labs need one
+    assert [fit.model.name for fit in list_models(make_machine()) if fit.is_of_tier] == ["my-model"]
+    monkeypatch.setenv("LABKIT_MODEL", "random:/nowhere.json")
+    with pytest.raises(ModelError, match="/nowhere.json"):
+        list_models(make_machine())
+
+
 def test_the_sentence_names_the_model_both_sizes_and_the_way_out():
     fit = next(fit for fit in list_models(make_machine(T4)) if fit.model.name == "qwen3-8b")
     for part in ("qwen3-8b in bfloat16", "15.3 GiB for weights", "576 MiB for the cache of 4,096 tokens", "15.0 GiB",

@@ -19,6 +19,7 @@ def add_command(top: Parser) -> None:
 def _run_models(arguments: argparse.Namespace) -> int:
     from labkit.hardware import estimate_tier, probe_machine
     from labkit.models import list_models
+    from labkit.models.fit import ASKED
 
     machine = probe_machine()
     fits = [fit for fit in list_models(machine) if fit.has_room or not arguments.fits]
@@ -32,7 +33,9 @@ def _run_models(arguments: argparse.Namespace) -> int:
         print_json({"tier": estimate_tier(machine), "models": rows})
     elif fits:
         print(*fits, sep="\n")
-        print(f"\n* is for this machine's tier, {estimate_tier(machine)!r}. Nothing was downloaded.")
+        is_asked = any(fit.tier == ASKED for fit in fits)
+        taken = "what LABKIT_MODEL asks for" if is_asked else f"for this machine's tier, {estimate_tier(machine)!r}"
+        print(f"\n* is {taken}. No weights were downloaded.")
         for fit in fits:
             if fit.is_of_tier and not fit.has_room:
                 print(f"Does not fit: {fit.reason}")

@@ -1,15 +1,19 @@
 """What fits on this machine? Weights and cache of every model that the course knows, beside the free memory."""
 
+import contextlib
+import os
 from dataclasses import dataclass
 
+from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
-from labkit.models.choice import SHIPPED, load_reference
+from labkit.models.choice import SHIPPED, find_model, load_reference
 from labkit.models.description import Model, find_models_folder, load_description
 from labkit.units import format_bytes
 
 __all__ = ["Fit", "list_models"]
 
 RESERVE = 0.2  # share of the memory left for activations, the allocator and whatever else runs
+ASKED = "asked for"  # stands where the tier stands, for a model that LABKIT_MODEL names
 CONTEXT_TOKENS = 4096  # the cache that a fit must have room for: one sequence of this length
 
 
@@ -18,8 +22,8 @@ class Fit:
     """Does a model fit on this machine? `str(fit)` is one line of a table, `reason` the sentence with the numbers.
 
     `needed_bytes`: weights and the cache of one sequence of 4,096 tokens (or the model's limit). `free_bytes`: what
-    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: meant for the tier of
-    this machine.
+    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: what the labs take here,
+    by LABKIT_MODEL (its `tier` is then "asked for") or by the tier of this machine.
     """
 
     model: Model
@@ -36,24 +40,33 @@ class Fit:
         model = self.model
         return (
             f"{'*' if self.is_of_tier else ' '} {'fits' if self.has_room else 'no  '}  {self.tier:<14}  "
-            f"{self.role:<12}  {model.name:<14}  {model.dtype:<8}  {format_bytes(model.weight_bytes):>8} weights, "
+            f"{self.role:<12}  {model.name:<23}  {model.dtype:<8}  {format_bytes(model.weight_bytes):>8} weights, "
             f"{format_bytes(model.kv_bytes_per_token):>8} cache per token"
         )
 
 
 def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
-    """Return every model that the course knows, with the bytes it needs and whether they fit, before any download."""
+    """Return every model that the course knows, with the bytes it needs and whether they fit, before any download.
+
+    What LABKIT_MODEL names comes first; ModelError when it names nothing. A draft is only asked for by some labs, so
+    a target without one is no error here.
+    """
     machine = machine or probe_machine()
-    known = []
+    known, is_asked = [], bool(os.environ.get("LABKIT_MODEL", "").strip())
+    if is_asked:
+        known.append((find_model("target", machine=machine), "target", ASKED))
+        with contextlib.suppress(ModelError):
+            known.append((find_model("draft", machine=machine), "draft", ASKED))
     for role, name in SHIPPED.items():
         folder = find_models_folder() / name
         if folder.is_dir():
             known.append((load_description(folder, source="shipped", machine=machine), role, "cpu"))
     known += [(model, row["role"], row["tier"]) for row, model in load_reference()]
-    return tuple(_estimate_fit(*entry, machine) for entry in known)
+    taken = ASKED if is_asked else estimate_tier(machine)
+    return tuple(_estimate_fit(*entry, machine, is_taken=taken in entry[2]) for entry in known)
 
 
-def _estimate_fit(model: Model, role: str, tier: str, machine: Machine) -> Fit:
+def _estimate_fit(model: Model, role: str, tier: str, machine: Machine, *, is_taken: bool) -> Fit:
     gpu = max(machine.gpus, key=lambda gpu: gpu.memory_bytes or 0, default=None)
     device = "the CPU" if gpu is None else f"cuda:{gpu.index}"
     free_bytes = machine.memory_free_bytes if gpu is None else gpu.memory_bytes
@@ -68,4 +81,4 @@ def _estimate_fit(model: Model, role: str, tier: str, machine: Machine) -> Fit:
     )
     if not has_room:
         reason += " Pick a smaller tier (`labkit models --fits`) or 4-bit."
-    return Fit(model, role, tier, device, needed, free_bytes, has_room, estimate_tier(machine) in tier, reason)
+    return Fit(model, role, tier, device, needed, free_bytes, has_room, is_taken, reason)

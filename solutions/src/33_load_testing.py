@@ -25,13 +25,14 @@
 # %% [markdown]
 # | | |
 # | --- | --- |
-# | **Time** | 90 minutes, of which about 10 are waiting for servers |
+# | **Time** | 90 minutes, of which about 15 are waiting for servers |
 # | **Needs** | Any machine with about 12 GB of free memory. No GPU, no network. The servers are real vLLM servers. |
 # | **Before** | Labs 01 (intervals, *cannot tell*) and 12 (TTFT, TPOT, vLLM) |
 # | **You will be able to** | measure one request from its events; draw a schedule of users who do not wait; find what a stalled client hid and say when a run is INVALID; compute goodput and the knee under an SLO; judge a tuning by paired rounds with a control |
 
 # %%
 import asyncio
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -384,14 +385,14 @@ def describe(name, result):
     ttfts_s = [value for value in measure(result)[1] if value is not None]
     found = stats.summarize(ttfts_s) if ttfts_s else None
     cells = [getattr(found, q, None) for q in ("p50", "p95", "p99")]
-    text = "".join(f"{units.format_seconds(v) if v else 'n too small':>13}" for v in cells)
-    print(f"{name:<14}{len(ttfts_s):>4} of {len(result.records):<5}{text}  {result.metrics.whole.request_per_s:>6.3g} req/s", end="")
-    print(f"  {'valid' if result.verdict.is_valid else 'INVALID'}  hits {100 * (result.sampling.hit_fraction or 0):.0f} %", end="")
+    text = "".join(f"{units.format_seconds(v) if v else 'n too small':>12}" for v in cells)
+    print(f"{name:<12}{len(ttfts_s):>4} of {len(result.records):<4}{text}{result.metrics.whole.request_per_s:>8.3g}", end="")
+    print(f"  {'valid' if result.verdict.is_valid else 'INVALID':<8}{100 * (result.sampling.hit_fraction or 0):>5.0f} %", end="")
     causes = sorted({r.cause for r in result.records if r.cause})
-    print(f"  failed: {', '.join(causes)}" if causes else "")
+    print(f"  {', '.join(causes)}" if causes else "")
 
 
-HEAD = f"{'run':<14}{'succeeded':<13}{'p50':>13}{'p95':>13}{'p99':>13}  TTFT from the schedule; throughput; client; prefix cache"
+HEAD = f"{'':<24}TTFT from the schedule\n{'run':<12}{'succeeded':<12}{'p50':>12}{'p95':>12}{'p99':>12}{'req/s':>8}  client  cached  failed"
 
 # %% [markdown]
 # First a warm-up with prompts of its own, then a whole report as `labkit load` prints it: the verdict on the client
@@ -438,7 +439,7 @@ if ARE_READY:
 # Little's law, in flight = rate x time in flight, so at a fixed rate ten times the clients wait ten times as long. A
 # closed loop says how fast the server **can** work, its *capacity*; it cannot say what users feel at a given rate,
 # because it sets the rate itself. (INVALID here? Hundreds of answers end at once, and the client, on the same cores as
-# the server, sends the next ones late. *Failed: empty*? All tokens of that answer were halves of characters, as a small
+# the server, sends the next ones late. *Failed* and *empty*? All tokens of that answer were halves of characters, as a small
 # model sometimes writes them: the user saw nothing, so it counts as failed.)
 #
 # The capacity with the prompts and answers of the rest of the lab:
@@ -601,7 +602,7 @@ if ARE_READY and ready("33.4"):
 if ARE_READY and ready("33.4"):
     tails = {q: {rates[share]: [np.percentile([v for v in measure(one)[1] if v is not None], q) for one in results]
                  for share, results in loaded.items()} for q in (50, 95)}  # fmt: skip
-    ends = [float(np.median(tails[95][rates[share]])) for share in (min(SHARES), max(SHARES))]
+    ends = [statistics.geometric_mean(tails[95][rates[share]]) for share in (min(SHARES), max(SHARES))]
     title = f"TTFT p95 goes from {units.format_seconds(ends[0])} to {units.format_seconds(ends[1])} as the rate passes the capacity"
     figure = plot_curves(
         {f"p{q}, one point a rate, n = {NUM_ROUNDS} runs": points for q, points in tails.items()},
