@@ -137,9 +137,9 @@ def test_torchs_flop_counter_agrees_with_the_count_of_a_transformers_step():
     ids = torch.randint(37, (2, 9))
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(ids)
-    angles = 2 * CONFIG["head_dim"] // 2 * 9  # Transformers makes the angles of RoPE by a matrix product
     right = count_right(CONFIG_IN_ORDER, new_tokens=9, cached_tokens=0, batch=2)[0]
-    assert counter.get_total_flops() - angles == right
+    angles = 2 * CONFIG["head_dim"] // 2 * 9  # Transformers 5.17 makes the angles of RoPE by a matrix product, 5.19 not
+    assert counter.get_total_flops() - right in (0, angles)
 
 
 CONFIG_IN_ORDER = {

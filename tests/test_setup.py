@@ -777,6 +777,12 @@ def test_a_number_whose_intervals_lie_apart_has_moved_and_one_that_is_gone_is_na
     assert bump.compare_numbers(tmp_path / "none", tmp_path / "new") == []
 
 
+def test_what_bump_leaves_out_are_tests_of_this_file(bump):
+    for name in bump.FILE_TESTS:
+        file, _, test = name.partition("::")
+        assert ROOT / file == Path(__file__) and test in globals()
+
+
 @pytest.mark.slow
 def test_what_fails_by_itself_runs_again_before_it_counts(bump, tmp_path, capsys):
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    long: l\n")

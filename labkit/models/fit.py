@@ -22,8 +22,8 @@ class Fit:
     """Does a model fit on this machine? `str(fit)` is one line of a table, `reason` the sentence with the numbers.
 
     `needed_bytes`: weights and the cache of one sequence of 4,096 tokens (or the model's limit). `free_bytes`: what
-    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: what the labs take here,
-    by LABKIT_MODEL (its `tier` is then "asked for") or by the tier of this machine.
+    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: what the labs take
+    here, by LABKIT_MODEL (its `tier` is then "asked for") or by the tier of this machine.
     """
 
     model: Model
