@@ -251,6 +251,19 @@ def format_table(samples):
     return "\n".join(lines)
 
 
+def format_scripted(samples):
+    """One sentence of a record against the scripted server: what is left of each difference where no model computes."""
+    said = []
+    for tool, slug in SLUGS.items():
+        word = next((word for word in ("tpot", "itl") if f"{slug}_{word}_s" in samples), None)
+        if word:
+            ratio = _write_ratio(samples[f"{slug}_{word}_s"], samples[f"labkit_as_{slug}_{word}_s"])
+            said.append(f"{tool}'s {TOOLS[tool].words[word][0]} {ratio}")
+    return ("The same against a scripted server (simulated: no model computes, each token has its instant; "
+            "[record](data/recorded/33/agreement-fake.jsonl)), tool / its formula on labkit's log: "
+            f"{'; '.join(said)}.")  # fmt: skip
+
+
 def _write(values, word):
     scale, unit = (1.0, "tok/s") if word == "tok_per_s" else (1000.0, "ms")
     scaled = [value * scale for value in values]
@@ -274,7 +287,8 @@ def save(name, *, path, server, **content):
 
     with tempfile.TemporaryDirectory() as folder:
         engines = {key: str(value) for key, value in server.versions.items() if value}
-        record = save_record("33", name, folder=folder, model=find_model("target"),
+        model = None if server.engine == "fake" else find_model("target")  # a scripted server runs none
+        record = save_record("33", name, folder=folder, model=model,
                              engines={**engines, **content.pop("engines", {})}, **content)  # fmt: skip
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(Path(folder, "results.jsonl"), path)
@@ -343,13 +357,20 @@ def record_log(options):
     save("chunks", path=options.out or OUT / "chunks.jsonl", server=server, samples=samples, settings=settings)
 
 
-def update_readme(text, samples):
-    """The README's text with the table of a record between its two markers."""
+def load_readme_records(folder=OUT):
+    """The samples of the README's two records: on vLLM, and against the scripted server (None: not recorded yet)."""
+    paths = (folder / f"agreement-{server}.jsonl" for server in ("vllm", "fake"))
+    return [load_records(path, name="agreement").records[-1].samples if path.exists() else None for path in paths]
+
+
+def update_readme(text, samples, scripted=None):
+    """The README's text with the table of a record, and a sentence on the scripted one, between its two markers."""
     head, begin, rest = text.partition("<!-- agreement -->\n")
     _, end, tail = rest.partition("<!-- /agreement -->")
     if not (begin and end):
         raise SystemExit("README.md: expected <!-- agreement --> and <!-- /agreement -->, each on a line of its own.")
-    return f"{head}{begin}{format_table(samples)}\n{end}{tail}"
+    below = f"\n{format_scripted(scripted)}\n" if scripted else ""
+    return f"{head}{begin}{format_table(samples)}\n{below}{end}{tail}"
 
 
 def main(arguments=None):
@@ -371,9 +392,8 @@ def main(arguments=None):
     elif options.what == "table":
         print(format_table(load_records(options.file, name="agreement").records[-1].samples))
     elif options.what == "readme":
-        samples = load_records(OUT / "agreement-vllm.jsonl", name="agreement").records[-1].samples
         path = ROOT / "README.md"
-        path.write_text(update_readme(path.read_text(encoding="utf-8"), samples), encoding="utf-8")
+        path.write_text(update_readme(path.read_text(encoding="utf-8"), *load_readme_records()), encoding="utf-8")
     elif options.what == "log":
         record_log(options)
     else:

@@ -109,7 +109,8 @@ def test_the_recorded_agreement_says_what_its_table_needs():
     assert record.settings["verdicts"] == ["valid"] * rounds
     assert len(agreement.format_table(record.samples).splitlines()) >= 2 + 14
     readme = (agreement.ROOT / "README.md").read_text(encoding="utf-8")
-    assert agreement.update_readme(readme, record.samples) == readme, "run `python tests/agreement.py readme`"
+    fresh = agreement.update_readme(readme, *agreement.load_readme_records())
+    assert fresh == readme, "run `python tests/agreement.py readme`"
 
 
 def test_the_table_goes_between_its_markers_and_a_text_without_them_is_an_error():
@@ -117,5 +118,10 @@ def test_the_table_goes_between_its_markers_and_a_text_without_them_is_an_error(
     samples = {f"{name}_ttft_s": [0.1, 0.11] for name in ("labkit", "vllm", "labkit_as_vllm")}
     found = agreement.update_readme(text, samples)
     assert found == text.replace("old", agreement.format_table(samples)) and "old" not in found
+    scripted = {f"{name}_tpot_s": [0.02, 0.022] for name in ("guidellm", "labkit_as_guidellm", "labkit")}
+    scripted |= {f"{name}_itl_s": [0.01, 0.011] for name in ("aiperf", "labkit_as_aiperf")}
+    found = agreement.update_readme(text, samples, scripted)
+    assert "guidellm's TPOT 1.000" in found and "aiperf's ITL 1.000" in found and "simulated" in found
+    assert agreement.update_readme(found, samples, scripted) == found
     with pytest.raises(SystemExit, match="README.md: expected"):
         agreement.update_readme("a\nb", samples)
