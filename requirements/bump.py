@@ -154,23 +154,26 @@ def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple
     return outcomes
 
 
-def compare_numbers(before: Path, after: Path) -> list[str]:
-    """Sentences on the medians whose 95 % intervals lie apart in the records of two runs, and on those that are gone.
+def compare_numbers(before: Path, after: Path) -> tuple[list[str], int]:
+    """(sentences, numbers compared): medians whose 95 % intervals lie apart in the records of two runs, or are gone.
 
     A number with too few samples for an interval, or with overlapping intervals, is not named: nobody can tell. The two
     runs are one after the other, so a machine that became slower meanwhile moves numbers as well.
     """
     old, new = (_load_medians(folder) for folder in (before, after))
-    sentences = []
+    sentences, num_compared = [], 0
     for key, (median, low, high) in old.items():
         if key not in new:
             sentences.append(f"{' '.join(key)}: {median:.4g} before, not measured after")
             continue
         new_median, new_low, new_high = new[key]
-        if low is not None and new_low is not None and (new_low > high or new_high < low):
+        if low is None or new_low is None:
+            continue
+        num_compared += 1
+        if new_low > high or new_high < low:
             sentences.append(f"{' '.join(key)}: {median:.4g} ({low:.4g} to {high:.4g}) before, "
                              f"{new_median:.4g} ({new_low:.4g} to {new_high:.4g}) after")
-    return sentences
+    return sentences, num_compared
 
 
 def _load_medians(folder: Path) -> dict[tuple[str, str, str], tuple]:
@@ -219,8 +222,11 @@ def main(arguments=None, *, resolve=lock.resolve, torch_options=find_torch_optio
                 print(f"Running {part} with the {label} pins ...", flush=True)
                 outcomes[label] |= run_part(part, pythons[label], trees[label], scratch / label)
         moved = classify(outcomes["old"], outcomes["new"])
-        moved["numbers"] += compare_numbers(scratch / "old" / "runs", scratch / "new" / "runs")
+        sentences, num_compared = compare_numbers(scratch / "old" / "runs", scratch / "new" / "runs")
+        moved["numbers"] += sentences
     print(format_report(moves, moved))
+    print(f"Tests and cells that passed before: {sum(word == 'passed' for word, _ in outcomes['old'].values())}; "
+          f"numbers with an interval, compared: {num_compared}.")
     print("Next, to take them: write the versions into requirements/*.in, run `make lock`, `make setup`, `make test`.")
     return int(any(moved.values()))
 

@@ -255,10 +255,11 @@ def format_scripted(samples):
     """One sentence of a record against the scripted server: what is left of each difference where no model computes."""
     said = []
     for tool, slug in SLUGS.items():
-        word = next((word for word in ("tpot", "itl") if f"{slug}_{word}_s" in samples), None)
-        if word:
-            ratio = _write_ratio(samples[f"{slug}_{word}_s"], samples[f"labkit_as_{slug}_{word}_s"])
-            said.append(f"{tool}'s {TOOLS[tool].words[word][0]} {ratio}")
+        gap = "tpot" if f"{slug}_tpot_s" in samples else "itl"  # what the tool says of a token's time
+        for word in ("ttft", gap):
+            if f"{slug}_{word}_s" in samples:
+                ratio = _write_ratio(samples[f"{slug}_{word}_s"], samples[f"labkit_as_{slug}_{word}_s"])
+                said.append(f"{tool}'s {TOOLS[tool].words[word][0]} {ratio}")
     return ("The same against a scripted server (simulated: no model computes, each token has its instant; "
             "[record](data/recorded/33/agreement-fake.jsonl)), tool / its formula on labkit's log: "
             f"{'; '.join(said)}.")  # fmt: skip
