@@ -3,7 +3,7 @@
 Every `==` of cpu.in becomes `>=` (torch stays unless `--torch` names another: its CPU wheel must exist, and the engines
 are built against it), the resolver answers, and the answer is installed beside a copy of the working tree. Tests and
 solutions run there and in the present environment. What passed before and fails after has moved, and so has a measured
-number whose 95 % intervals before and after lie apart. Nothing is taken over.
+number that lies outside of what two runs before show. Nothing is taken over.
 """
 
 import argparse
@@ -127,7 +127,7 @@ def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple
     """Outcomes of the tests or of the solutions (budget ci, strict) under one Python in one copy of the tree.
 
     What failed runs once more: on a busy machine a test may fail by itself, and that is no newer version's doing. The
-    records of the solutions stay in `home/runs`.
+    records of the solutions stay in `home/runs`, to be compared.
     """
     environ = dict(os.environ, LABKIT_HOME=str(home), LABKIT_RUNS=str(home / "runs"), LABKIT_BUDGET="ci",
                    LABKIT_STRICT="1", OMP_WAIT_POLICY="passive",
@@ -136,6 +136,8 @@ def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple
         for name in ("LABKIT_BUDGET", "LABKIT_STRICT"):
             del environ[name]
     command = [str(python), "-m", "pytest", "-q", "-o", f"cache_dir={home / 'cache'}", *PARTS[part]]
+    if part == "solutions":
+        command.append(f"--keep-runs={home / 'runs'}")
     outcomes = {}
     for attempt, again in enumerate(([], ["--last-failed", "--last-failed-no-failures", "none"])):
         if again and part == "solutions":  # a notebook's cells need those before them: all of it, or nothing
@@ -154,37 +156,42 @@ def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple
     return outcomes
 
 
-def compare_numbers(before: Path, after: Path) -> tuple[list[str], int]:
-    """(sentences, numbers compared): medians whose 95 % intervals lie apart in the records of two runs, or are gone.
+def compare_numbers(first: Path, new: Path, second: Path) -> tuple[list[str], str]:
+    """(sentences on medians that moved, one on the control) from the records of three runs: old pins, new, old again.
 
-    A number with too few samples for an interval, or with overlapping intervals, is not named: nobody can tell. The two
-    runs are one after the other, so a machine that became slower meanwhile moves numbers as well.
+    A median has moved where its 95 % interval after lies outside of all that both runs before span: a machine that
+    became slower meanwhile shows in the second of them. An interval says nothing of that, so the control counts how
+    many numbers lie apart between the two runs with the same pins. Too few samples for an interval: nobody can tell.
     """
-    old, new = (_load_medians(folder) for folder in (before, after))
-    sentences, num_compared = [], 0
-    for key, (median, low, high) in old.items():
-        if key not in new:
-            sentences.append(f"{' '.join(key)}: {median:.4g} before, not measured after")
+    runs = [_load_medians(folder) for folder in (first, second, new)]
+    sentences = [f"{' '.join(key)}: {runs[0][key][0]:.4g} before, not measured after"
+                 for key in runs[0] if key in runs[1] and key not in runs[2]]  # fmt: skip
+    num_compared = num_drifted = 0
+    for key in runs[0]:
+        ends = [run[key][1] for run in runs if key in run]
+        if len(ends) < 3 or not all(ends):
             continue
-        new_median, new_low, new_high = new[key]
-        if low is None or new_low is None:
-            continue
+        one, two, after = ends
+        low, high = min(one[0], two[0]), max(one[1], two[1])
         num_compared += 1
-        if new_low > high or new_high < low:
-            sentences.append(f"{' '.join(key)}: {median:.4g} ({low:.4g} to {high:.4g}) before, "
-                             f"{new_median:.4g} ({new_low:.4g} to {new_high:.4g}) after")
-    return sentences, num_compared
+        num_drifted += one[1] < two[0] or two[1] < one[0]
+        if after[0] > high or after[1] < low:
+            sentences.append(f"{' '.join(key)}: within {low:.4g} to {high:.4g} before, "
+                             f"{runs[2][key][0]:.4g} ({after[0]:.4g} to {after[1]:.4g}) after")  # fmt: skip
+    return sentences, (f"Numbers with an interval, compared: {num_compared}. Control: {num_drifted} of them lie apart "
+                       "between the two runs with the old pins, by the machine alone.")  # fmt: skip
 
 
-def _load_medians(folder: Path) -> dict[tuple[str, str, str], tuple]:
+def _load_medians(folder: Path) -> dict[tuple[str, str, str], tuple[float, tuple[float, float] | None]]:
     from labkit.results import load_records
 
     medians = {}
     for record in load_records(folder).records:
         for key, summary in record.summary.items():
-            interval = summary["p50_interval"] or {"low": None, "high": None}
+            interval = summary["p50_interval"]
             if summary["p50"] is not None:
-                medians[f"lab {record.lab}", record.name, key] = (summary["p50"], interval["low"], interval["high"])
+                ends = (interval["low"], interval["high"]) if interval else None
+                medians[f"lab {record.lab}", record.name, key] = (summary["p50"], ends)
     return medians
 
 
@@ -217,16 +224,18 @@ def main(arguments=None, *, resolve=lock.resolve, torch_options=find_torch_optio
             return 1
         pythons = {"old": Path(sys.executable), "new": trees["new"] / ".venv" / "bin" / "python"}
         outcomes = {"old": {}, "new": {}}
-        for part in PARTS:
-            for label in ("new", "old"):
-                print(f"Running {part} with the {label} pins ...", flush=True)
-                outcomes[label] |= run_part(part, pythons[label], trees[label], scratch / label)
+        # The tests once each; the solutions with the old pins before and after: their numbers need a control.
+        for part, label, home in (("tests", "new", "new"), ("tests", "old", "old"), ("solutions", "old", "old"),
+                                  ("solutions", "new", "new"), ("solutions", "old", "old-again")):  # fmt: skip
+            print(f"Running {part} with the {label} pins ...", flush=True)
+            found = run_part(part, pythons[label], trees[label], scratch / home)
+            outcomes[label] = found | outcomes[label]  # of two runs of the same, the first counts
         moved = classify(outcomes["old"], outcomes["new"])
-        sentences, num_compared = compare_numbers(scratch / "old" / "runs", scratch / "new" / "runs")
+        sentences, control = compare_numbers(*(scratch / home / "runs" for home in ("old", "new", "old-again")))
         moved["numbers"] += sentences
     print(format_report(moves, moved))
-    print(f"Tests and cells that passed before: {sum(word == 'passed' for word, _ in outcomes['old'].values())}; "
-          f"numbers with an interval, compared: {num_compared}.")
+    print(f"Tests and cells that passed before: {sum(word == 'passed' for word, _ in outcomes['old'].values())}.")
+    print(control)
     print("Next, to take them: write the versions into requirements/*.in, run `make lock`, `make setup`, `make test`.")
     return int(any(moved.values()))
 

@@ -25,6 +25,11 @@ class CellFailure(Exception):  # noqa: N818  (pytest prints the name)
     """A cell that nbval would have let pass, or waited for in vain."""
 
 
+def pytest_addoption(parser):
+    """`--keep-runs FOLDER`: the records of this run stay there, to be compared with those of another run."""
+    parser.addoption("--keep-runs", metavar="FOLDER", help="folder for the records of the solutions (default: dropped)")
+
+
 def pytest_configure(config):
     """Give the kernels their environment; a value that the caller chose for budget, tier or model is kept."""
     home = tempfile.TemporaryDirectory(prefix="labkit-solutions-")
@@ -36,7 +41,7 @@ def pytest_configure(config):
     os.environ.update(
         LABKIT_STRICT="1",
         LABKIT_HOME=str(Path(home.name) / "home"),
-        LABKIT_RUNS=str(Path(home.name) / "runs"),
+        LABKIT_RUNS=str(Path(config.getoption("keep_runs") or Path(home.name) / "runs").resolve()),
         PYTHONPATH=os.pathsep.join(python_path),
     )
     if config.pluginmanager.hasplugin("nbval"):

@@ -18,6 +18,7 @@ from labkit.authoring.hosted import BOOTSTRAP_TAG, format_bootstrap
 from labkit.authoring.rooms import estimate_room_hashes, hash_text
 from labkit.authoring.source import dump_notebook, estimate_cells_hash, make_notebook
 from labkit.errors import LabkitError
+from labkit.results import load_records
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("jupytext")
@@ -660,6 +661,7 @@ GOOD = [
     "import os",
     "# NBVAL_CHECK_OUTPUT\nprint(1 + 1)",
     "assert os.environ['LABKIT_STRICT'] == '1' and os.environ['LABKIT_BUDGET'] == 'ci'",
+    "from labkit.results import save_record\nsave_record('98', 'kept', samples={'step_s': [1.0]})",
 ]
 
 
@@ -682,19 +684,19 @@ def nbval_run(tmp_path_factory):
     shutil.copy(ROOT / "solutions" / "conftest.py", folder / "conftest.py")
     options = ["--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout", "8", "-p", "no:cacheprovider"]
     options += ["--rootdir", str(folder), "-c", "/dev/null", "--junitxml", str(folder / "report.xml")]
-    command = [sys.executable, "-m", "pytest", *options, str(folder)]
+    command = [sys.executable, "-m", "pytest", *options, "--keep-runs", "kept", str(folder)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=500, check=False)
     outcomes = {}
     for case in ElementTree.parse(folder / "report.xml").iter("testcase"):
         found = [(child.tag, child.get("message", "") + (child.text or "")) for child in case]
         outcomes.setdefault(case.get("classname"), []).extend(found or [("passed", "")])
-    return done.returncode, done.stdout, outcomes
+    return done.returncode, done.stdout, outcomes, load_records(folder / "kept")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_nbval_fails_for(nbval_run, name):
-    status, _, outcomes = nbval_run
+    status, _, outcomes, _ = nbval_run
     (found,) = [cells for notebook, cells in outcomes.items() if name in notebook]
     assert status == 1
     assert any(outcome == "failure" and PLANTED[name][2] in message for outcome, message in found), found
@@ -704,10 +706,15 @@ def test_nbval_fails_for(nbval_run, name):
 @pytest.mark.slow
 def test_nbval_passes_a_good_notebook_strictly_under_budget_ci(nbval_run):
     (found,) = [cells for notebook, cells in nbval_run[2].items() if "19_good" in notebook]
-    assert found == [("passed", "")] * 3
+    assert found == [("passed", "")] * len(GOOD)
 
 
 @pytest.mark.slow
 def test_nbval_prints_the_seconds_per_lab(nbval_run):
     assert "seconds per lab" in nbval_run[1]
     assert re.search(r"\d\.\d s  19_good\.ipynb\n", nbval_run[1])
+
+
+@pytest.mark.slow
+def test_the_records_of_the_solutions_stay_where_they_are_asked_to(nbval_run):
+    assert [record.name for record in nbval_run[3]] == ["kept"]

@@ -762,19 +762,24 @@ def test_what_fails_with_the_new_pins_is_sorted_into_tests_labs_and_numbers(bump
     assert "1 pins move" in report and "2 tests moved:" in report and "1 numbers moved:" in report
 
 
-def test_a_number_whose_intervals_lie_apart_has_moved_and_one_that_is_gone_is_named(bump, tmp_path):
-    def save(folder, **samples):
-        save_record("98", "speed", folder=tmp_path / folder, samples=samples)
-
+def test_a_number_outside_of_both_runs_before_has_moved_and_one_that_is_gone_is_named(bump, tmp_path):
     around = [0.97, 0.99, 1.0, 1.0, 1.01, 1.03]  # of six samples the interval is all of them
-    save("old", same_s=around, faster_tok_per_s=around, few_s=[1.0, 1.0], gone_s=around)
-    save("new", same_s=[1.01 * value for value in around], faster_tok_per_s=[2 * value for value in around],
-         few_s=[5.0, 5.0])  # fmt: skip
-    moved = bump.compare_numbers(tmp_path / "old", tmp_path / "new")
-    assert moved == (["lab 98 speed faster_tok_per_s: 1 (0.97 to 1.03) before, 2 (1.94 to 2.06) after",
-                     "lab 98 speed gone_s: 1 before, not measured after"], 2)  # fmt: skip
-    assert bump.compare_numbers(tmp_path / "old", tmp_path / "old") == ([], 3)
-    assert bump.compare_numbers(tmp_path / "none", tmp_path / "new") == ([], 0)
+
+    def save(folder, **factors):
+        samples = {f"{name}_s": [factor * value for value in around] for name, factor in factors.items()}
+        save_record("98", "speed", folder=tmp_path / folder, samples={**samples, "few_s": around[:2]})
+
+    save("first", same=1, slower=1, drift=1, gone=1)
+    save("second", same=1.01, slower=1.02, drift=2, gone=1)
+    save("new", same=1.02, slower=1.2, drift=1.5)  # drift: the machine, since the old pins show it too
+    folders = [tmp_path / name for name in ("first", "new", "second")]
+    moved, control = bump.compare_numbers(*folders)
+    assert moved == ["lab 98 speed gone_s: 1 before, not measured after",
+                     "lab 98 speed slower_s: within 0.97 to 1.051 before, 1.2 (1.164 to 1.236) after"]  # fmt: skip
+    assert "compared: 3" in control and "1 of them lie apart" in control
+    moved, control = bump.compare_numbers(folders[0], folders[0], folders[0])
+    assert moved == [] and "compared: 4" in control and "0 of them" in control
+    assert "compared: 0" in bump.compare_numbers(tmp_path / "none", *folders[1:])[1]
 
 
 def test_what_bump_leaves_out_are_tests_of_this_file(bump):
