@@ -18,7 +18,12 @@ __all__ = ["Question", "draw_questions", "format_question", "load_questions", "q
 
 MIN_WORDS = 20  # of an open answer
 LEVELS = ("beginner", "intermediate", "advanced")
-_NUMBER = re.compile(r"\s*([-+]?(?:\d[\d,]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+# A comma stands between thousands (1,250) and nowhere else: in 0,5 it would be a decimal point.
+_NUMBER = re.compile(r"\s*([-+−]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
+_SAME_UNITS = {
+    "tokens/s": "tok/s", "token/s": "tok/s", "tok/sec": "tok/s", "tokens per second": "tok/s", "percent": "%",
+    "per cent": "%", "×": "x", "times": "x", "milliseconds": "ms", "msec": "ms", "gigabytes": "GB", "b": "bytes",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +90,17 @@ def draw_questions(num_questions: int = 5, *, lab: str | None = None) -> tuple[Q
     Of two such questions the one that failed more often comes first. Without a finished lab there are none. `lab`
     ("00") names one lab instead, finished or not.
     """
-    events = [event for event in load_events() if event["kind"] == "quiz"]
+    # A later version, or a foreign file that was imported, may know more outcomes: they say nothing here.
+    known = ("failed", "", "passed")
+    events = [event for event in load_events() if event["kind"] == "quiz" and event.get("outcome") in known]
     state = estimate_state(load_course(), load_events())
     labs = [lab] if lab is not None else [one.number for one in state.labs if one.state == "complete"]
 
     def weakness(question: Question) -> tuple[int, int, int]:
-        outcomes = [(place, event["outcome"]) for place, event in enumerate(events) if event["exercise"] == question.id]
+        mine = [(place, event) for place, event in enumerate(events) if event.get("exercise") == question.id]
+        outcomes = [(place, event["outcome"]) for place, event in mine]
         place, last = outcomes[-1] if outcomes else (-1, "")
-        return ("failed", "", "passed").index(last), -[outcome for _, outcome in outcomes].count("failed"), place
+        return known.index(last), -[outcome for _, outcome in outcomes].count("failed"), place
 
     questions = [question for number in labs for question in load_questions(number)]
     return tuple(sorted(questions, key=weakness)[:num_questions])
@@ -103,7 +111,8 @@ def save_answer(question: Question, answer: str | float) -> Outcome:
     outcome = run_quiz(question, answer)
     fields = {"exercise": question.id, "outcome": outcome.status, "sentence": outcome.sentence, "topic": question.topic}
     if isinstance(answer, str | int | float):
-        fields["answer"] = answer
+        is_plain = not isinstance(answer, float) or math.isfinite(answer)
+        fields["answer"] = answer if is_plain else str(answer)  # JSON has no infinity
     append_event("quiz", **fields)
     return outcome
 
@@ -139,7 +148,7 @@ def _format_how(question: Question) -> str:
 
 
 def _grade_choice(question: Question, answer: object) -> Outcome:
-    letter = str(answer).strip().strip(".)").lower()
+    letter = str(answer).strip().strip("().: ").lower()
     keys = [key for key, _ in question.options]
     if letter not in keys:
         return Outcome("failed", f"the answer is one letter of {', '.join(keys)}, and this is {str(answer)[:40]!r}.")
@@ -151,17 +160,26 @@ def _grade_choice(question: Question, answer: object) -> Outcome:
 def _grade_numeric(question: Question, answer: object) -> Outcome:
     text = answer if isinstance(answer, str) else "" if isinstance(answer, bool) else str(answer)
     match = _NUMBER.fullmatch(text)
-    if match is None or not math.isfinite(float(match[1].replace(",", ""))):
+    value = float(match[1].replace(",", "").replace("−", "-")) if match else math.nan
+    if not math.isfinite(value):
         return Outcome("failed", f"the answer is a number in {question.unit}, and this is {str(answer)[:40]!r}.")
-    if match[2] and match[2].lower() != question.unit.lower():
+    if re.match(r",\d", match[2]):
+        return Outcome("failed", f"{str(answer)[:40]!r}: write a decimal point, 0.5; a comma parts thousands, 1,250.")
+    if match[2] and not _is_unit(match[2].rstrip("."), question.unit):
         return Outcome("failed", f"the answer is asked for in {question.unit}, not in {match[2][:20]!r}.")
-    value = float(match[1].replace(",", ""))
     if abs(value - question.answer) <= question.tolerance:
         return Outcome("passed", question.right)
     # The nearest known mistake, if it is as near as a rounded answer would be.
     wrong, sentence = min(question.wrong, key=lambda pair: abs(value - pair[0]), default=(math.inf, ""))
     is_near = abs(value - wrong) <= 5e-3 * abs(wrong)
     return Outcome("failed", f"got {match[1]} {question.unit}: {sentence if is_near else question.hint}")
+
+
+def _is_unit(written: str, unit: str) -> bool:
+    """Tell whether a written unit is the asked one; Gb is not GB, and Ms is not ms, but gb and Requests are clear."""
+    if written in (unit, unit.lower(), unit.removesuffix("s")) or _SAME_UNITS.get(written.lower()) == unit:
+        return True
+    return len(unit) > 2 and written.lower() in (unit.lower(), unit.lower().removesuffix("s"))
 
 
 def _grade_open(question: Question, answer: object) -> Outcome:

@@ -58,6 +58,9 @@ def test_every_wrong_answer_that_is_known_has_its_own_sentence_and_does_not_tell
 @pytest.mark.parametrize(("question_id", "answer"), [
     ("00.q1", "b"), ("00.q1", " B) "), ("00.q2", 16), ("00.q2", "16 GB"), ("00.q2", 16.1), ("00.q2", "1.6e1"),
     ("00.q3", "c"), ("00.q4", 40), ("00.q4", 39.9), ("00.q4", "40 tok/s"), ("00.q5", OPEN),
+    ("00.q1", "(b)"), ("00.q1", "b:"), ("00.q2", "16 gb"), ("00.q4", "40 tokens/s"), ("00.q4", "40 tok/s."),
+    ("10.q4", "60 percent"), ("11.q4", "1.25×"), ("11.q4", "1.25x"), ("33.q2", "30 Requests"), ("03.q3", "131,072"),
+    ("03.q3", "131,072 B"), ("03.q3", "131072.0 bytes"),
 ])  # fmt: skip
 def test_a_right_answer_passes(question_id, answer):
     assert run_quiz(load(question_id), answer).status == "passed"
@@ -75,6 +78,15 @@ def test_a_right_answer_passes(question_id, answer):
     ("00.q2", 16e9, "those are bytes"),
     ("00.q2", "16 GiB", "asked for in GB"),
     ("00.q2", "sixteen", "a number in GB"),
+    ("00.q2", "16 Gb", "not in 'Gb'"),
+    ("11.q2", "3 Ms", "not in 'Ms'"),
+    ("00.q4", "4,0", "write a decimal point"),
+    ("01.q2", "0,5", "write a decimal point"),
+    ("33.q3", "3,00", "write a decimal point"),
+    ("33.q3", "0,300", "write a decimal point"),
+    ("11.q4", "1,250", "got 1,250 x"),
+    ("00.q4", "−40", "how many gaps"),
+    ("00.q4", float("inf"), "a number in tok/s"),
     ("00.q2", True, "a number in GB"),
     ("00.q2", float("nan"), "a number in GB"),
     ("00.q2", "1e999", "a number in GB"),
@@ -91,6 +103,12 @@ def test_a_wrong_answer_fails_with_its_own_sentence(question_id, answer, phrase)
     outcome = run_quiz(load(question_id), answer)
     assert outcome.status == "failed"
     assert phrase in outcome.sentence, outcome.sentence
+
+
+def test_an_answer_without_end_is_wrong_and_kept():
+    quiz("00.q4", float("inf"))
+    quiz("00.q4", float("nan"))
+    assert [event["answer"] for event in load_events()] == ["inf", "nan"]
 
 
 def test_the_tolerance_includes_its_ends():
@@ -200,6 +218,14 @@ def test_questions_are_drawn_from_finished_labs_only_and_the_weakest_first():
     quiz("00.q3", "c")
     assert [item.id for item in draw_questions()] == ["00.q2", "00.q4", "00.q5", "00.q3", "00.q1"]
     assert [item.id for item in draw_questions(2)] == ["00.q2", "00.q4"]
+
+
+def test_quiz_events_of_another_kind_do_not_stop_the_draw():
+    append_event("quiz", exercise="00.q1", outcome="blocked")
+    append_event("quiz", exercise="00.q2", outcome="not attempted")
+    append_event("quiz", outcome="failed")
+    append_event("quiz", exercise="00.q3")
+    assert len(draw_questions(lab="00")) == 5
 
 
 def test_a_named_lab_is_asked_about_before_it_is_finished():
