@@ -1,6 +1,7 @@
 """Lab 10's checks: the solution passes, the stub is "not attempted", and each named mistake has its own sentence."""
 
 import statistics
+import sys
 
 import pytest
 import scipy.stats
@@ -161,6 +162,20 @@ def test_the_step_written_out_passes_and_a_changed_config_is_seen():
     expect_failure(judge_source("10.2", source), "changes its arguments")
 
 
+@pytest.mark.parametrize("change", ["config.pop('hidden_size')", "config['num_key_value_heads'] = 4"])
+def test_an_answer_that_changes_its_config_does_not_spoil_the_check_for_the_next_one(change):
+    source = STEP.format(**RIGHT_STEP).replace("    d, layers", f"    {change}\n    d, layers")
+    assert judge_source("10.2", source).status == "failed"
+    expect_pass(judge("10.2", solve("10.2")))
+
+
+@pytest.mark.parametrize("exercise", ["10.1", "10.2", "10.3"])
+def test_leaving_python_is_a_failure_and_the_profiler_stays_as_it_was(exercise):
+    before = sys.getprofile()
+    expect_failure(judge_source(exercise, "def f(*args, **kwargs): raise SystemExit('stop')"), "SystemExit: stop")
+    assert sys.getprofile() is before
+
+
 def test_the_shown_cases_learned_by_heart_do_not_pass():
     table = [(case.kwargs, case.expected) for case in STEPS]
 
@@ -268,6 +283,7 @@ WRONG_READS = [
     ({"ends": "(min(decode), max(decode))"}, "the range of the samples"),
     ({"ends": "(lambda i: (i.low, i.high))(stats.summarize(decode).mean_interval)"}, "`low` and `high` are not"),
     ({"decode": 'record.samples["decode_batch4_s"]'}, "batch 4"),
+    ({"gemm": '"gemm_float32_flop_per_s"'}, "the rate of float32 products"),
     ({"mfu": '0.5 * times["compute"] / seconds'}, "`mfu` is"),
     ({"share": "str(times[name])"}, "a number was asked for"),
 ]  # fmt: skip
@@ -341,6 +357,8 @@ WRONG_SENTENCES = [
     ({"text": RIGHT_SENTENCE["text"].replace("{reasons[found['ceiling']]}", "this is how things simply are in here")},
      "does not say what"),
     ({"text": RIGHT_SENTENCE["text"] + ", and 12.3 % of something else"}, "no number of this record"),
+    ({"text": RIGHT_SENTENCE["text"].replace("MBU {mbu}, MFU {mfu}", "{mfu} of the bandwidth and {mbu} of the FLOP/s")},
+     "mbu and mfu are exchanged"),
 ]  # fmt: skip
 
 
@@ -361,13 +379,26 @@ def test_a_sentence_of_ones_own_passes_with_other_digits_and_line_breaks():
     assert judge_source("10.5", source).status == "passed"
 
 
-def test_one_reason_for_all_ceilings_is_not_enough():
+@pytest.mark.parametrize("why", ["all the weights have to be read again for each token", "it is slow, nobody knows"])
+def test_one_reason_for_all_ceilings_is_not_enough(why):
     def f(found):
         share, mbu, mfu = (f"{100 * found[key]:.1f} %" for key in ("share", "mbu", "mfu"))
-        why = "all the weights have to be read again for each token"
-        return f"my decode runs at {share} of its binding ceiling ({found['ceiling']}), because {why}; {mbu} and {mfu}"
+        return (f"my decode runs at {share} of its binding ceiling ({found['ceiling']}), because {why}; it uses {mbu} "
+                f"of the memory bandwidth and {mfu} of the compute peak")  # fmt: skip
 
     expect_failure(judge("10.5", f), "does not say what a dispatch ceiling is made of")
+
+
+def test_reasons_in_other_words_pass_and_so_do_the_rest_and_the_confidence():
+    def f(found):
+        why = {"dispatch": "we must start hundreds of tiny kernels for one token",
+               "bandwidth": "all parameters have to come from DRAM, whatever we do",
+               "compute": "the matrix units have more to do than the buses"}[found["ceiling"]]  # fmt: skip
+        share, mbu, mfu, rest = (100 * x for x in (found["share"], found["mbu"], found["mfu"], 1 - found["mfu"]))
+        return (f"My decode runs at {share:.1f} % of its binding ceiling ({found['ceiling']}), because {why}: "
+                f"{mbu:.1f} % of peak bandwidth, {mfu:.1f} % of the FLOPs, {rest:.1f} % stay idle (95 % interval).")
+
+    expect_pass(judge("10.5", f))
 
 
 def test_the_sentence_is_held_to_the_learners_own_record():

@@ -234,6 +234,8 @@ WRONG_SPOTS = [
     ({"out": "max(b / np.mean(step_s[b]) for b in good) if good else None"}, "that is a throughput"),
     ({"out": "max(good, key=lambda b: b / np.mean(step_s[b]))"}, "raised ValueError"),
     ({"keeps": "stats.estimate_mean_interval(step_s[b], confidence=0.8).high <= limit_s"}, "expected"),
+    ({"keeps": "np.mean(step_s[b]) + 1.96 * np.std(step_s[b], ddof=1) / 3**0.5 <= limit_s"}, "1.96 is for many runs"),
+    ({"out": "max(good, key=lambda b: b / np.median(step_s[b])) if good else None"}, "taken from the median"),
 ]
 
 
@@ -321,6 +323,9 @@ WRONG_LAWS = [
     ({"meet": "max(np.mean(x[n]) for n in c) * np.mean(r[c[0]])"}, "they may stand in any order"),
     ({"meet": "max(np.mean(x[n]) for n in c) / np.mean(r[min(c)])"}, "multiply, requests per second times"),
     ({"meet": "max(max(x[n]) for n in c) * np.mean(r[min(c)])"}, "single runs are mixed"),
+    ({"meet": "max(np.mean(x[n]) for n in c) * min(np.mean(r[n]) for n in c)"}, "the shortest latency of all"),
+    ({"meet": "max(np.median(x[n]) for n in c) * np.median(r[min(c)])"}, "medians are taken"),
+    ({"record": "np.array([1, 2])"}, "its id was asked for"),
     ({"meet": "float(max(c))"}, "not where the server saturates"),
     ({"meet": "'8'"}, "expected"),
     ({"record": "record"}, "its id was asked for"),
@@ -397,8 +402,14 @@ WRONG_CLAIMS = [
     ({"change": "claims['tok_per_s'] = '300'"}, "a number was asked for"),
     ({"change": "del claims['low']"}, "a dict with the keys"),
     ({"change": "claims = list(claims)"}, "the claims are a dict"),
-    ({"change": "claims['profile'] = 'r-aaaaaaaaaa'"}, "no record on this machine has that id"),
-    ({"change": "claims['profile'] = profile"}, "no record on this machine has that id"),
+    ({"change": "claims['profile'] = 'r-aaaaaaaaaa'"}, "use the arguments of your function"),
+    ({"change": "claims['profile'] = profile"}, "cite a record by its id"),
+    ({"change": "claims['slowest_part'] = max(shares, key=lambda k: profile.samples[f'decode_{k}_self_fraction'][0])"},
+     "the samples of the cited record give"),
+    ({"change": "claims['slowest_part'] = max(shares, key=lambda k: "
+                "max(profile.samples[f'decode_{k}_self_fraction']))"}, "the samples of the cited record give"),
+    ({"change": "claims['slowest_part'] = max(shares, key=lambda k: "
+                "np.median(profile.samples[f'decode_{k}_self_fraction']))"}, "the samples of the cited record give"),
     ({"change": "claims['profile'] = engines.id"}, 'cites record "engines" of lab 12'),
     ({"change": "claims['sweep'] = profile.id"}, 'and "sweep" of lab 13 is needed'),
 ]  # fmt: skip

@@ -156,7 +156,9 @@ WRONG_LOOPS = [
     ({"out": "times[:-1]"}, "after the last request"),
     ({"out": "times[::-1]"}, "not in order"),
     ({"out": "len(times)"}, "one row of instants"),
-    ({"out": "[1e3 * t for t in times]"}, "after the end"),
+    ({"out": "[1e3 * t for t in times]"}, "milliseconds"),
+    ({"out": "[round(t, 2) for t in times]"}, "the instants are rounded"),
+    ({"out": "[str(t) for t in times]"}, "one row of instants"),
     ({"out": "[t - 1 for t in times]"}, "negative"),
     ({"out": "[t * duration_s / times[-1] for t in times]"}, "the instants are rescaled"),
 ]
@@ -168,6 +170,8 @@ WRONG_FIXED = [
     ({"num": "int(1.05 * rate_per_s * duration_s)", "times": GAPS, "out": "times[times <= duration_s]"},
      "the drawing stops too early"),
     ({"num": "int(rate_per_s * duration_s)", "times": GAPS}, "after the end"),
+    ({"num": "int(3 * rate_per_s * duration_s)", "times": GAPS, "out": "times[times <= duration_s]"},
+     "never has two requests"),
     ({"times": "np.sort(np.random.default_rng().random(n)) * duration_s"}, "the same seed gave two"),
     ({"num": "max(1, rng.poisson(rate_per_s * duration_s))"}, "six in ten such runs have none"),
     ({"times": "np.linspace(0, duration_s, n)"}, "all gaps are the same"),
@@ -249,6 +253,8 @@ WRONG_RUNS = [
     ({"p99": "float(np.percentile(values, 95)) if len(values) >= 299 else None"}, "another percentile"),
     ({"p99": "max(values) if len(values) >= 299 else None"}, "that is the maximum"),
     ({"lags": "[s - d for d, s, f in requests if f is not None]"}, "left out of the lag"),
+    ({"lag": "stats.summarize(lags).p99"}, "where `stats.summarize` says None"),
+    ({"bad": "lag is None or lag > 0.010 or any(None in one for one in requests)"}, "do not make a run INVALID"),
 ]
 
 
@@ -315,6 +321,7 @@ WRONG_KNEES = [
     ({"per_s": "len(run['requests']) / run['window_s']"}, "all requests are counted"),
     ({"kept": "fraction is not None and fraction > share"}, "exactly `share`"),
     ({"kept": "fraction is not None and fraction >= 0.99"}, "`share` is not used"),
+    ({"good": "all(r[k] <= {'ttft_s': 0.5, 'tpot_s': 0.125}[k] for k in known)"}, "take them from `slo`"),
     ({"stop": "continue"}, "stop at the first that fails"),
     ({"order": "kept"}, "sort them by their rate"),
     ({"fraction": "sum(marks) / len(marks) if marks else 0.0"}, "None, not 0"),
@@ -386,6 +393,9 @@ WRONG_TUNINGS = [
     ({"best": "next((k for k in gains if verdicts[k] == 'faster'), 'default')"}, "the first setting that helps"),
     ({"best": "max(gains, key=gains.get, default='default')"}, "without being \"faster\""),
     ({"best": "'control'"}, "no candidate"),
+    ({"best": "['cache']"}, "give its name"),
+    ({"best": "min((k for k in gains if verdicts[k] == 'faster'), default='default',"
+              " key=lambda k: np.mean([r[k][0] for r in rounds]))"}, "over valid pairs"),
     ({"best": "'the cache'"}, "give its name"),
 ]  # fmt: skip
 

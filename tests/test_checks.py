@@ -1,7 +1,10 @@
 """The front door of the checks, on a small course of its own: outcomes, gates, predictions, progress."""
 
+import functools
 import json
+import signal
 import sys
+import time
 import types
 
 import numpy as np
@@ -221,6 +224,28 @@ def test_leaving_python_and_a_deep_recursion_fail_like_other_exceptions():
     assert "RecursionError" in run_check(check_double, dive).sentence
 
 
+@pytest.mark.parametrize("body", ["while True: pass", "while True:\n  try: rows.append(x)\n  except Exception: pass"])
+def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body):
+    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.05)
+    before = signal.getsignal(signal.SIGPROF)
+    names = {}
+    exec(f"def endless(x):\n rows = []\n {body}", names)
+    outcome = run_check(check_double, names["endless"])
+    assert outcome.status == "failed"
+    assert outcome.sentence.startswith("endless(2): it has not returned after 0.05 s of computing: does its loop")
+    assert signal.getitimer(signal.ITIMER_PROF) == (0.0, 0.0)
+    assert signal.getsignal(signal.SIGPROF) == before
+
+
+def test_time_in_which_the_function_only_waits_does_not_count(monkeypatch):
+    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.2)
+    def wait(x):
+        time.sleep(0.3)
+        return 2 * x
+
+    assert run_check(check_double, wait).status == "passed"
+
+
 def test_an_interrupt_stops_the_check_and_counts_for_nothing(course):
     def wait(x):
         raise KeyboardInterrupt
@@ -228,6 +253,23 @@ def test_an_interrupt_stops_the_check_and_counts_for_nothing(course):
     with pytest.raises(KeyboardInterrupt):
         check("98.1", wait)
     assert kinds() == []
+
+
+def test_the_checks_own_code_is_no_answer():
+    from labkit.checks._distance import judge_record
+
+    for answer in (judge_record, functools.partial(judge_record)):
+        outcome = run_check(check_double, answer)
+        assert (outcome.status, outcome.sentence[:29]) == ("failed", "the check's own code is no an")
+
+
+def test_an_object_that_can_be_called_is_told_to_become_a_function():
+    class Double:
+        def __call__(self, x):
+            return 2 * x
+
+    assert "write `def double(...)`, not an object" in run_check(check_double, Double()).sentence
+    assert "write `double` without brackets" in run_check(check_double, 4).sentence
 
 
 def test_a_missing_kernel_of_a_library_is_a_failure_and_no_stub():

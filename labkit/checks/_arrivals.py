@@ -41,7 +41,8 @@ def expect_poisson(draw_schedule: LearnerFunction) -> dict:
 def _draw(function: LearnerFunction, rate_per_s: float, duration_s: float, seed: int) -> np.ndarray:
     got = function(rate_per_s, duration_s, seed)
     try:
-        times = np.asarray(got, dtype=float)
+        is_text = isinstance(got, str | bytes) or any(isinstance(one, str | bytes) for one in got)
+        times = np.zeros((0, 0)) if is_text else np.asarray(got, dtype=float)
     except (TypeError, ValueError):
         times = np.zeros((0, 0))
     if times.ndim != 1:
@@ -58,6 +59,8 @@ def _expect_instants(times: np.ndarray, rate_per_s: float, duration_s: float) ->
         if times.max() < 1.0 < duration_s:
             fail("those are the gaps between requests: add them up, each request needs its absolute instant.")
         fail("the instants are not in order: sort them, or add up gaps.")
+    if times.max() > 100 * duration_s:
+        fail(f"the last request is due at {times.max():.6g} in a run of {duration_s:g} s: are those milliseconds?")
     if times.max() > duration_s:
         fail(f"a request is due at {times.max():.3f} s, after the end at {duration_s:g} s: leave it out.")
 
@@ -107,6 +110,8 @@ def _expect_gaps(long_s) -> None:
     distance = max((steps[1:] - share).max(), (share - steps[:-1]).max()) * math.sqrt(len(gaps))
     if distance > 2.3:  # the Kolmogorov-Smirnov distance; a right answer exceeds this once in 20,000 times
         cv = gaps.std() / gaps.mean()
+        if abs(cv - 1) < 0.05 and len(np.unique(gaps.round(9))) < len(gaps) / 2:
+            fail("the instants are rounded: many gaps are equal, as no two users are. Leave them as they were drawn.")
         fail(f"the gaps are not exponential: their coefficient of variation is {cv:.2f}, and that of a Poisson process "
              "is 1. Draw each gap from the exponential distribution with mean 1 / rate_per_s.")  # fmt: skip
     correlation = np.corrcoef(gaps[1:], gaps[:-1])[0, 1]
@@ -119,6 +124,9 @@ def _expect_few(function: LearnerFunction) -> None:
     short = [len(_draw(function, 1.0, 0.5, seed)) for seed in range(_NUM_SEEDS)]
     if min(short) > 0:
         fail("a run of 0.5 s at 1 request a second always has a request: six in ten such runs have none.")
+    if max(short) < 2:
+        fail("a run of 0.5 s at 1 request a second never has two requests: one in eleven does. Draw until the time is "
+             "over, whatever number that gives.")  # fmt: skip
     if not 0.3 < sum(short) / len(short) < 0.7:
         fail(f"runs with few requests go wrong: {sum(short) / len(short):.2f} in the mean, 0.5 expected.")
     few = [len(_draw(function, 0.5, 4.0, seed)) for seed in range(_NUM_SEEDS)]

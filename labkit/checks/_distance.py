@@ -5,9 +5,9 @@ import statistics
 from types import SimpleNamespace
 from typing import NoReturn
 
-from labkit.checks._learner import NotAttempted, tidy
+from labkit.checks._learner import tidy
 from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks._words import expect_answer, fail
 from labkit.stats import estimate_percentile_interval
 
 __all__ = ["FIELDS", "MADE", "NAMES", "expect_distance", "judge_record"]
@@ -16,11 +16,15 @@ NAMES = ("compute", "bandwidth", "dispatch")
 FIELDS = ("record", "ceiling", "share", "low", "high", "mbu", "mfu")
 
 
-def _make_record(number, *, decode_s, gemm, bandwidth, dispatch_s, flops, num_bytes):
-    """Return a made-up record in the shape of lab 10's own."""
-    samples = {"decode_s": decode_s, "gemm_float32_flop_per_s": gemm, "bandwidth_byte_per_s": bandwidth,
-               "dispatch_s": dispatch_s, "decode_batch4_s": [2 * s for s in decode_s]}  # fmt: skip
-    settings = {"decode": {"flops": flops, "bytes": num_bytes}, "gemm": "gemm_float32_flop_per_s"}
+_FLOAT32 = "gemm_float32_flop_per_s"
+
+
+def _make_record(number, *, decode_s, gemm, bandwidth, dispatch_s, flops, num_bytes, gemm_key=_FLOAT32):
+    """Return a made-up record in the shape of lab 10's own; with another `gemm_key` float32 stands there as a decoy."""
+    samples = {"decode_s": decode_s, _FLOAT32: [0.06 * rate for rate in gemm], gemm_key: gemm,
+               "bandwidth_byte_per_s": bandwidth, "dispatch_s": dispatch_s,
+               "decode_batch4_s": [2 * s for s in decode_s]}  # fmt: skip
+    settings = {"decode": {"flops": flops, "bytes": num_bytes}, "gemm": gemm_key}
     return SimpleNamespace(id=f"r-00000000b{number}", lab="10", name="roofline", samples=samples, settings=settings)
 
 
@@ -29,18 +33,19 @@ MADE = (
     _make_record(0, decode_s=_MANY_S, gemm=[8e10, 9e10, 9.5e10, 7e10],
                 bandwidth=[2.0e10, 2.2e10, 1.7e10], dispatch_s=[0.0024, 0.0022, 0.0031], flops=2.2e7, num_bytes=4.4e7),
     _make_record(1, decode_s=[0.031, 0.030, 0.034, 0.029, 0.040, 0.0305], gemm=[9e14, 8e14, 8.8e14],
-                bandwidth=[1.9e12, 2.0e12, 1.2e12], dispatch_s=[0.004, 0.009, 0.0041], flops=1.5e10, num_bytes=4.8e10),
+                bandwidth=[1.9e12, 2.0e12, 1.2e12], dispatch_s=[0.004, 0.009, 0.0041], flops=1.5e10, num_bytes=4.8e10,
+                gemm_key="gemm_bfloat16_flop_per_s"),
     _make_record(2, decode_s=[1.0, 1.2, 1.1, 1.9, 1.15, 1.05, 1.3, 1.25, 0.95, 1.12], gemm=[1e9, 1.1e9, 3e9],
                 bandwidth=[1e10, 2e10, 1.5e10], dispatch_s=[0.002, 0.003], flops=9e8, num_bytes=1e8),
 )  # fmt: skip
 
 
-def judge_record(record, *, middle=statistics.median, decode="decode_s") -> dict:
+def judge_record(record, *, middle=statistics.median, decode="decode_s", gemm=None) -> dict:
     """Return the right answer to 10.4, or a wrong one when a part is given."""
     samples, work = record.samples, record.settings["decode"]
     seconds = middle(samples[decode])
     times = {
-        "compute": work["flops"] / middle(samples[record.settings["gemm"]]),
+        "compute": work["flops"] / middle(samples[gemm or record.settings["gemm"]]),
         "bandwidth": work["bytes"] / middle(samples["bandwidth_byte_per_s"]),
         "dispatch": middle(samples["dispatch_s"]),
     }
@@ -59,14 +64,13 @@ def judge_record(record, *, middle=statistics.median, decode="decode_s") -> dict
 
 def expect_distance(read_record, record, *, where) -> dict:
     got = read_record(record)
-    if got is None or (isinstance(got, dict) and got and all(value is None for value in got.values())):
-        raise NotAttempted
+    expect_answer(got, read_record.call)
     if not isinstance(got, dict) or set(got) != set(FIELDS):
         fail(f"the answer is a dict with the keys {', '.join(FIELDS)}, and this is {shorten(repr(got), 60)}.")
     right = judge_record(record)
-    if got["record"] != record.id:
+    if not isinstance(got["record"], str) or got["record"] != record.id:
         fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
-    if got["ceiling"] not in NAMES:
+    if not isinstance(got["ceiling"], str) or got["ceiling"] not in NAMES:
         fail(f"{where}: `ceiling` is {shorten(repr(got['ceiling']), 40)}: write one of {', '.join(NAMES)}.")
     numbers = {key: tidy(got[key]) for key in FIELDS[2:]}
     for key, value in numbers.items():
@@ -103,6 +107,10 @@ def _explain_distance(numbers, record, right, where) -> NoReturn:
     other = judge_record(record, decode="decode_batch4_s") if "decode_batch4_s" in record.samples else None
     if other and is_all(other.get, ("share",)):
         fail(f"{where}: those are the samples of batch 4: `decode_s` is batch 1, and so are the FLOPs and bytes.")
+    is_float32 = record.settings["gemm"] == _FLOAT32 or _FLOAT32 not in record.samples
+    if not is_float32 and is_all(judge_record(record, gemm=_FLOAT32).get, ("mfu",)):
+        fail(f"{where}: the rate of float32 products is taken, and the model computes in another type: "
+             '`settings["gemm"]` names the samples.')  # fmt: skip
     if is_all(right.get, ("share", "mbu", "mfu")):
         low, high = min(record.samples["decode_s"]), max(record.samples["decode_s"])
         scale = right["share"] * statistics.median(record.samples["decode_s"])

@@ -94,6 +94,8 @@ _CASES = [
      "not even the lowest rate holds: the knee is None."),
     ([_run(4.0, (64, 0.25, 0.0625)), _run(8.0, (256, 0.25, 0.0625), window_s=64.0)], _SLO, {},
      "each run has a window of its own."),
+    ([_run(4.0, (40, 0.75, 0.03125), (24, 0.25, 0.0625))], {"ttft_s": 1.0, "tpot_s": 0.03125}, {},
+     "another promise: its first token may take a second, its stream must be faster."),
 ]  # fmt: skip
 _RIGHT = make_knee()
 KNEE_CASES = [Case(_RIGHT(runs, slo, **more), (runs, slo), more, why=why) for runs, slo, more, why in _CASES]
@@ -103,6 +105,8 @@ KNEE_MISTAKES = (
      make_knee(lambda r, slo: judge_request(r, slo, meets=lambda value, limit: value < limit))),
     ("a request that meets one SLO of two is called good: it must meet every one.",
      make_knee(lambda r, slo: judge_request(r, slo, all_of=any))),
+    ("the limits are others in every call: take them from `slo`.",
+     make_knee(lambda r, slo: judge_request(r, {name: _SLO[name] for name in slo}))),
     ("only the TTFT is looked at: every SLO in `slo` has to be met.",
      make_knee(lambda r, slo: judge_request(r, {k: v for k, v in slo.items() if k == "ttft_s"}))),
     ("only the TPOT is looked at: every SLO in `slo` has to be met.",
@@ -154,7 +158,8 @@ def draw_knee_cases(num: int) -> list[Case]:
                          "tpot_s": draw.choice((None, 0.0625, 0.125))}  # fmt: skip
                 requests.append(None if slow and draw.random() < 0.3 else value)
             runs.append({"rate_per_s": rate_per_s, "window_s": draw.choice((8.0, 16.0)), "requests": requests})
-        cases.append(Case(_count(runs, _SLO, 0.99), (runs, _SLO), why="good: every SLO met; failed ones are not good."))
+        slo = draw.choice((_SLO, {"ttft_s": 0.375, "tpot_s": 0.0625}))
+        cases.append(Case(_count(runs, slo, 0.99), (runs, slo), why="good: every SLO met; failed ones are not good."))
     return cases
 
 

@@ -10,15 +10,20 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NoReturn
 
+from labkit.checks._deadline import OutOfTime, limit_call
 from labkit.checks._traces import format_exception, is_raised_by_learner, shorten
 
-__all__ = ["LearnerFunction", "LearnerRaised", "NotAttempted", "tidy"]
+__all__ = ["LearnerEndless", "LearnerFunction", "LearnerRaised", "NotAttempted", "copy_arguments", "tidy"]
 
 _MOST_ITEMS = 100_000  # of a generator: an endless one must not hang the check
 
 
 class LearnerRaised(Exception):  # noqa: N818  (it is news about the learner's code, not an error of labkit)
     """The learner's code raised; the message is a sentence with the call, the exception and the line."""
+
+
+class LearnerEndless(LearnerRaised):
+    """A call used up its time; asking again with other arguments would only take as long."""
 
 
 class NotAttempted(Exception):  # noqa: N818
@@ -30,12 +35,13 @@ class LearnerFunction:
     """Calls the learner's function on copies of the arguments, keeps it quiet, and tidies what it returns.
 
     `call` is the text of the last call ("weight_bytes(1000, bits=4)"), for sentences. `changed` is the text of the
-    first call that changed one of its arguments, or "".
+    first call that changed one of its arguments, or "". `was_generator`: it gave its answer piece by piece.
     """
 
     function: Callable
     call: str = ""
     changed: str = ""
+    was_generator: bool = False
     __name__: str = field(default="", init=False)
 
     def __post_init__(self) -> None:
@@ -44,20 +50,24 @@ class LearnerFunction:
     def __call__(self, *args, **kwargs):
         """Return what the function returns: a generator as a list, a numpy or torch scalar as a Python number."""
         self.call = _format_call(self.__name__, args, kwargs)
-        given = _copy((args, kwargs))
+        given = copy_arguments((args, kwargs))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                result = self.function(*given[0], **given[1])
-                if inspect.isgenerator(result):
-                    result = list(islice(result, _MOST_ITEMS))
+                with limit_call():
+                    result = self.function(*given[0], **given[1])
+                    if inspect.isgenerator(result):
+                        self.was_generator = True
+                        result = list(islice(result, _MOST_ITEMS))
             except (Exception, SystemExit) as error:
                 _raise_for_learner(error, self.call)
+            except OutOfTime as error:
+                raise LearnerEndless(f"{self.call}: {error}: does its loop move on, and does it end?") from None
         if not self.changed and _has_changed((args, kwargs), given):
             self.changed = self.call
         return tidy(result)
 
 
-def _copy(arguments: tuple) -> tuple:
+def copy_arguments(arguments: tuple) -> tuple:
     """Return a copy that shares nothing that can change; what cannot be copied is passed as it is."""
     with contextlib.suppress(Exception):
         return pickle.loads(pickle.dumps(arguments))  # deepcopy takes five times as long on a few thousand numbers
@@ -67,9 +77,9 @@ def _copy(arguments: tuple) -> tuple:
 
 
 def tidy(value):
-    """Return plain Python numbers for numpy and torch scalars, also inside tuples and lists; arrays stay arrays."""
-    if type(value) in (tuple, list):
-        return type(value)(tidy(item) for item in value)
+    """Return plain Python values for numpy and torch scalars, also inside tuples and lists; arrays stay arrays."""
+    if isinstance(value, tuple | list):  # a named tuple becomes a plain one
+        return (tuple if isinstance(value, tuple) else list)(tidy(item) for item in value)
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 

@@ -82,6 +82,14 @@ _RUNS = [
 _RIGHT = make_judge()
 RUN_CASES = [Case(_RIGHT(rows), (rows,), why=why) for rows, why in _RUNS]
 
+
+def _hide_lag(rows, *, verdict=None):
+    """The mistake of giving no lag where its own p99 would have no interval."""
+    _, _, lag, right = _RIGHT(rows)
+    few = sum(s is not None for _, s, _ in rows) < 299
+    return (None, verdict or right) if few else (lag, right)
+
+
 RUN_MISTAKES = (
     ("both percentiles count from the sending: that is coordinated omission itself. The second one counts from the "
      "instant at which the request was due.", make_judge(schedule=lambda d, s, f: f - s)),
@@ -101,6 +109,12 @@ RUN_MISTAKES = (
     ("the largest lag decides: one late request in hundreds makes no run INVALID. Take the 99th percentile.",
      make_judge(judged=max)),
     ("the largest lag is reported: take the 99th percentile.", make_judge(lag=max)),
+    ("the lag is known however few requests were sent: `np.percentile(lags, 99)`, where `stats.summarize` says None.",
+     lambda rows: (*_RIGHT(rows)[:2], *_hide_lag(rows, verdict="INVALID"))),
+    ("the lag is known however few requests were sent: `np.percentile(lags, 99)`, where `stats.summarize` says None.",
+     lambda rows: (*_RIGHT(rows)[:2], *_hide_lag(rows))),
+    ("failed requests do not make a run INVALID: they are the server's doing, and the verdict is about the client.",
+     lambda rows: (*_RIGHT(rows)[:3], "INVALID" if any(f is None for *_, f in rows) else _RIGHT(rows)[3])),
     ("a request that was due and never sent is passed over: the client did not do its plan, the run is INVALID.",
      make_judge(sees_unsent=False)),
     ("a number stands where n is too small: under 299 samples p99 is little more than the maximum. Say None.",

@@ -23,6 +23,12 @@ def make_samples(seed: int, *, slowest: str, prefill: str, memory: str, latency:
         middle = {name: 0.4 if name == top else 0.25 if name in (slowest, prefill) else draw.uniform(0.05, 0.15)
                   for name in _OPERATORS}  # fmt: skip
         profile |= {f"{phase}_{name}_self_fraction": around(middle[name]) for name in _OPERATORS}
+        other = next(name for name in _OPERATORS if name not in (slowest, prefill))
+        if phase == "decode" and seed == 2:  # another part leads in the first profile, and has the highest single share
+            profile[f"decode_{other}_self_fraction"] = [0.47, 0.2, 0.18, 0.21]
+        if phase == "decode" and seed == 3:  # the slowest part leads in the mean only, another one in the median
+            profile[f"decode_{slowest}_self_fraction"] = [0.21, 0.8, 0.22, 0.2]
+            profile[f"decode_{other}_self_fraction"] = [0.3, 0.29, 0.28, 0.3]
         profile |= {f"{phase}_step_s": around(0.01), f"{phase}_idle_fraction": around(0.9)}  # not an operator's share
     profile |= {f"{name}_bytes": [4e7 if name == memory else draw.uniform(1e6, 2e7)] for name in _MEMORY}
     profile |= {"rest_bytes": [3e8], "slack_bytes": [2e5], "used_bytes": [4e8]}

@@ -6,9 +6,9 @@ A made-up profile is laid out from trees (name, own seconds, children): a call d
 import math
 from collections.abc import Callable, Iterator
 
-from labkit.checks._learner import NotAttempted, tidy
+from labkit.checks._learner import tidy
 from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks._words import expect_answer, fail
 from labkit.errors import LabkitError
 from labkit.profiling.events import Event
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner
@@ -192,8 +192,7 @@ def _explain_share(share: float, calls) -> str:
 
 def _ask(function, calls, *, where: str) -> tuple[str, float]:
     got = function(list(calls))
-    if got is None or (isinstance(got, tuple | list) and got and all(item is None for item in got)):
-        raise NotAttempted
+    expect_answer(got, function.call)
     got = tuple(tidy(item) for item in got) if isinstance(got, tuple | list) else got
     if not isinstance(got, tuple) or len(got) != 2 or not isinstance(got[0], str):
         fail(f"{where}: return two things, the name and its share; this is {shorten(repr(got), 60)}.")

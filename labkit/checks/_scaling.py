@@ -222,6 +222,10 @@ _SPOTS = [
      "batch 2 misses the limit (an accident of this run), and 4 and 8 keep it: look at every batch."),
     ({1: _spread(0.6, 0.05), 2: _spread(1.05, 0.1)}, 1.0, 1, "the interval of batch 2 begins below the limit only."),
     ({1: _spread(0.9, 0.01), 2: _spread(0.5, 0.01)}, 1.0, 2, "both keep the limit, batch 2 has the higher throughput."),
+    ({1: _spread(0.5, 0.01), 2: [0.8, 0.9, 1.0]}, 1.005, 1, "the interval of batch 2 ends at 1.15."),
+    ({1: _spread(0.6, 0.01), 2: [0.9, 0.9, 1.05]}, 1.049, 1, "the interval of batch 2 ends at 1.17."),
+    ({2: [0.43, 0.43, 0.43], 4: [0.8, 0.8, 1.1]}, 5.0, 2,
+     "batch 4 had one slow run of three: by the means batch 2 has the higher throughput, 4.65 against 4.44."),
     ({8: _spread(0.9, 0.01), 1: _spread(0.5, 0.01), 4: _spread(1.1, 0.01)}, 1.0, 8, "the batches come in any order."),
 ]  # fmt: skip
 SPOTS = [Case(expected, (step_s, limit_s), why=why) for step_s, limit_s, expected, why in _SPOTS]
@@ -245,6 +249,10 @@ SPOT_MISTAKES = (
      lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: mean <= x)),
     ("the lower end of the interval is compared: the upper one must keep the limit.",
      lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: low <= x)),
+    ("1.96 is for many runs: with so few the interval is Student's, `stats` has it.",
+     lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: mean + 1.96 / _T_2 * (high - mean) <= x)),
+    ("the throughput is taken from the median: one slow run is time that passed, take the mean.",
+     lambda s, limit: choose(s, limit, value=lambda b: b / statistics.median(s[b]))),
     ("the longest single run is compared: that is another rule, ask for the interval of the mean.",
      lambda s, limit: (lambda good: max(good, key=lambda b: b / statistics.fmean(s[b])) if good else None)(
          [b for b in sorted(s) if max(s[b]) <= limit])),

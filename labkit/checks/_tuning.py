@@ -4,9 +4,9 @@ import math
 import random
 import statistics
 
-from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
+from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks._words import expect_answer, fail
 from labkit.stats import compare, estimate_mean_interval
 
 __all__ = ["MADE_ROUNDS", "WORDS", "draw_rounds", "expect_tuning", "judge_rounds"]
@@ -88,6 +88,23 @@ def _unpaired(a, b):
     return (compare(a, b, is_paired=False).verdict if len(a) >= 2 else "cannot tell"), 0.0
 
 
+def _normal(a, b):
+    """The mistake of 1.96 for every number of rounds."""
+    if len(a) < 2:
+        return "cannot tell", 0.0
+    logs = [math.log(y / x) for x, y in zip(a, b, strict=True)]
+    mean, half = statistics.fmean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
+    return ("faster" if mean - half > 1e-9 else "slower" if mean + half < -1e-9 else "cannot tell"), math.exp(mean)
+
+
+def _differences(a, b):
+    """The mistake of seconds instead of ratios: a round on a slow machine then counts for several."""
+    if len(a) < 2:
+        return "cannot tell", 0.0
+    around = estimate_mean_interval([y - x for x, y in zip(a, b, strict=True)])
+    return ("faster" if around.low > 1e-9 else "slower" if around.high < -1e-9 else "cannot tell"), 0.0
+
+
 def _turned(a, b):
     return {"faster": "slower", "slower": "faster"}.get(word := _judge(a, b)[0], word), 0.0
 
@@ -106,6 +123,13 @@ def _pick_any(verdicts, ratios, rounds):
 
 def _pick_mean(verdicts, ratios, rounds):
     return min(rounds[0], key=lambda name: statistics.fmean(r[name][0] for r in rounds))
+
+
+def _pick_mean_of_faster(verdicts, ratios, rounds):
+    if verdicts["control"] != "cannot tell":
+        return None
+    faster = [name for name, word in verdicts.items() if word == "faster"]
+    return min(faster, key=lambda name: statistics.fmean(r[name][0] for r in rounds), default="default")
 
 
 def _pick_ratio(verdicts, ratios, rounds):
@@ -156,6 +180,9 @@ MADE_ROUNDS = (
     (_make_rounds(_STEADY, bad=[(0, "cache"), (1, "cache"), (3,
      "cache")], cache=[0.20, 0.22, 0.21, 0.20], control=_NOISE),
      "one valid pair is left: a single pair has no interval, so you cannot tell."),
+    (_make_rounds(_STEADY, bad=[(2, "cache")], cache=[0.10, 0.11, 3.00, 0.10], both=[0.30, 0.31, 0.30, 0.29],
+                  control=_NOISE),
+     "both settings help, `cache` by far more: its INVALID run says nothing about its gain."),
     (_make_rounds(_STEADY[:3], bad=[(0, "seqs")], seqs=[0.3, 0.30, 0.29], control=[0.41, 0.41, 0.41],
                   cache=[0.21, 0.22, 0.21]),
      "an INVALID run of one setting takes nothing from the others."),
@@ -168,6 +195,9 @@ _MISTAKES = (
      {"word": _signs}),
     ("the rounds are not paired: within a round both met the same machine, and the drift cancels.",
      {"word": _unpaired}),
+    ("1.96 is for many rounds: with so few the interval is Student's, `stats.compare` has it.", {"word": _normal}),
+    ("seconds are subtracted: a round on a slow machine then counts for several. Take the ratio within each pair, as "
+     "`stats.compare` does.", {"word": _differences}),
     ("INVALID runs are used: a client that failed measured itself. Leave out every pair in which one run is INVALID.",
      {"pairs": _pair_all}),
     ("INVALID runs are dropped from each side by itself: then a round of one setting stands beside another "
@@ -181,6 +211,8 @@ _MISTAKES = (
      "and the best one is None.", {"pick": _pick_any}),
     ("the best setting is the one with the smallest mean: take it from those that are \"faster\".",
      {"pick": _pick_mean}),
+    ("the best setting is not the one with the smallest mean: take the largest gain, over valid pairs.",
+     {"pick": _pick_mean_of_faster}),
     ("a setting is best without being \"faster\": where none is, \"default\" stays.", {"pick": _pick_ratio}),
     ("the first setting that helps is not the best: take the largest gain.", {"pick": _pick_first}),
     ("that is the smallest gain of those that help: take the largest.", {"pick": _pick_least}),
@@ -227,8 +259,7 @@ def _name_mistake(answers) -> str:
 def _read(judge_tuning, rounds, where):
     """Call the function and return (verdicts, best), or fail about their form."""
     got = judge_tuning(rounds)
-    if got is None or (isinstance(got, tuple | list) and len(got) == 2 and got[0] is None):
-        raise NotAttempted
+    expect_answer(got, judge_tuning.call)
     if not isinstance(got, tuple | list) or len(got) != 2 or not isinstance(got[0], dict):
         fail(f"{where}: the answer is (verdicts, best), verdicts a dict, and this is {shorten(repr(got), 60)}.")
     verdicts, best = {name: tidy(word) for name, word in got[0].items()}, got[1]
@@ -237,12 +268,13 @@ def _read(judge_tuning, rounds, where):
     names = set(rounds[0]) - {"default"}
     if set(verdicts) != names:
         fail(f"{where}: verdicts for {', '.join(sorted(names))} were asked for, got {', '.join(map(str, verdicts))}.")
-    unknown = [word for word in verdicts.values() if word not in WORDS]
+    unknown = [word for word in verdicts.values() if not (isinstance(word, str) and word in WORDS)]
     if unknown:
         fail(f"{where}: {shorten(repr(unknown[0]), 40)} is no verdict: write {', '.join(WORDS)}.")
-    if best == "control":
+    best = tidy(best)
+    if isinstance(best, str) and best == "control":
         fail(f"{where}: the control is no candidate: it is there to catch a bench that sees differences everywhere.")
-    if best is not None and best not in rounds[0]:
+    if best is not None and not (isinstance(best, str) and best in rounds[0]):
         fail(f'{where}: the best setting is {shorten(repr(best), 40)}: give its name, "default", or None.')
     return verdicts, best
 

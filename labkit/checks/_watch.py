@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from labkit.checks._learner import LearnerFunction
+from labkit.checks._deadline import OutOfTime, limit_call
+from labkit.checks._learner import LearnerFunction, copy_arguments
 from labkit.checks._words import fail
 
-__all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls"]
+__all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls", "probe_frames"]
 
 TOLERANCE = 1e-5  # of the largest value; two ways to add float32 numbers up differ by less
 NAMING = 1e-3  # for naming a mistake: angles of thousands lose digits in float32
@@ -39,6 +40,27 @@ _MODULES = {
     "labkit.checks._": "the check's own code is no answer: write it by hand.",
 }
 
+_OWN = (__name__, limit_call.__module__)  # what runs beside the learner's code while it is watched
+
+
+def probe_frames(call: Callable[[], Any]) -> set[str]:
+    """Run `call()`; return the "module.function" of all Python code that ran. What it raises or prints is dropped."""
+    frames: set[str] = set()
+
+    def profile(frame, event, _):
+        if event == "call" and (module := frame.f_globals.get("__name__", "")) not in _OWN:
+            frames.add(f"{module}.{frame.f_code.co_name}")
+
+    before = sys.getprofile()
+    # What is wrong with the answer is judged later, with a sentence.
+    with contextlib.suppress(Exception, SystemExit, OutOfTime), contextlib.redirect_stdout(io.StringIO()), limit_call():
+        sys.setprofile(profile)
+        try:
+            call()
+        finally:
+            sys.setprofile(before)
+    return frames
+
 
 def probe_calls(call: Callable[[], Any]) -> tuple[set[str], set[str]]:
     """Run `call()`; return the torch functions and operators that ran, and the "module.function" of Python code."""
@@ -46,7 +68,6 @@ def probe_calls(call: Callable[[], Any]) -> tuple[set[str], set[str]]:
     from torch.utils._python_dispatch import TorchDispatchMode
 
     calls: set[str] = set()
-    frames: set[str] = set()
 
     class Functions(TorchFunctionMode):
         def __torch_function__(self, func, types, args=(), kwargs=None):
@@ -58,23 +79,15 @@ def probe_calls(call: Callable[[], Any]) -> tuple[set[str], set[str]]:
             calls.add(func.name().rpartition("::")[2])
             return func(*args, **(kwargs or {}))
 
-    def profile(frame, event, _):
-        if event == "call" and (module := frame.f_globals.get("__name__", "")) != __name__:
-            frames.add(f"{module}.{frame.f_code.co_name}")
-
-    before = sys.getprofile()
     with Functions(), Operators():
-        sys.setprofile(profile)
-        # What the call raises or prints is judged later, with a sentence.
-        with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()):
-            call()
-        sys.setprofile(before)
+        frames = probe_frames(call)
     return calls, frames
 
 
 def expect_by_hand(function: Callable, *args, **kwargs) -> None:
     """Fail when the learner's function has the exercise done by a library, however it gets hold of it."""
     function = getattr(function, "function", function)
+    args, kwargs = copy_arguments((args, kwargs))  # an answer that changes its arguments must not change ours
     calls, frames = probe_calls(lambda: function(*args, **kwargs))
     for names, table in ((frames, _LIBRARIES), (calls, _CALLS), (frames, _MODULES)):
         for beginning, sentence in table.items():
@@ -96,10 +109,12 @@ def expect_device(function: Callable, *args, **kwargs) -> None:
         return value.to("meta") if isinstance(value, torch.Tensor) else value
 
     elsewhere = [move(one) for one in args]
+    kwargs = copy_arguments(kwargs)
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), limit_call():
             function(*elsewhere, **kwargs)
-    except Exception as error:  # some things cannot be done without values: those are no mistakes
+    # Some things cannot be done without values: those are no mistakes.
+    except (Exception, SystemExit, OutOfTime) as error:
         if "expected device" in str(error) or "same device" in str(error):
             fail(
                 "it is right on the CPU and would stop on a GPU: make new tensors where the arguments are (`device=`)."

@@ -10,11 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from labkit.checks._learner import LearnerFunction, LearnerRaised, NotAttempted
+from labkit.checks._learner import LearnerEndless, LearnerFunction, LearnerRaised, NotAttempted
 from labkit.checks._traces import shorten
 from labkit.views import Outcome
 
-__all__ = ["Case", "Verdict", "block", "expect_cases", "expect_function", "fail", "passed"]
+__all__ = ["Case", "Verdict", "block", "expect_answer", "expect_cases", "expect_function", "fail", "passed"]
+
+_NOTHING = "nothing came back, is a `return` missing?"
 
 
 class Verdict(Exception):  # noqa: N818
@@ -53,7 +55,20 @@ def block(sentence: str) -> NoReturn:
 def expect_function(answer: Any, name: str) -> None:
     """Fail unless the answer is a function: `check("00.1", f)`, not `check("00.1", f(3))`."""
     if not isinstance(answer, LearnerFunction):
-        fail(f"the check wants the function itself, and got {_format_kind(answer)}: write `{name}` without brackets.")
+        how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without brackets"
+        fail(f"the check wants the function itself, and got {_format_kind(answer)}: write {how}.")
+    function = getattr(answer.function, "func", answer.function)  # of a functools.partial
+    if str(getattr(function, "__module__", "")).startswith("labkit.checks."):
+        fail("the check's own code is no answer: write it by hand.")
+
+
+def expect_answer(got: Any, call: str) -> None:
+    """Fail when nothing came back; a dict or row of nothing but None is a stub that was not filled in."""
+    if got is None:
+        fail(f"{call}: {_NOTHING}")
+    values = list(got.values()) if isinstance(got, dict) else got if isinstance(got, tuple | list) else ()
+    if values and all(value is None for value in values):
+        raise NotAttempted
 
 
 def expect_cases(
@@ -74,7 +89,10 @@ def expect_cases(
             continue
         call = function.call
         named = _find_mistake(function, cases, mistakes, relative=relative)
-        why = named or _format_difference_of_kind(got, case.expected) or case.why
+        why = named or _format_difference_of_kind(got, case, cases)
+        if not why and _is_same(got, case.expected, relative=1e-6):
+            why = "right to the digits of float32: compute in float64, the check looks closer."
+        why = why or case.why
         fail(f"{call}: got {shorten(repr(got), 60)}, expected {case.expected!r}" + (f": {why}" if why else "."))
     if function.changed:
         fail(f"{function.changed} changes its arguments: work on a copy, the caller still needs them.")
@@ -87,6 +105,8 @@ def _find_mistake(
     for case in cases:
         try:
             answers.append((case, function(*case.args, **case.kwargs)))
+        except LearnerEndless:
+            raise
         except (LearnerRaised, NotAttempted):
             continue  # the other cases still tell the mistake
     for sentence, wrong in mistakes:
@@ -99,11 +119,15 @@ def _find_mistake(
 
 def _is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
     """Tell whether two answers agree: numbers within `relative`, lists and tuples item by item, all else exactly."""
-    if expected is None or isinstance(expected, bool | str):
+    if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
+    if isinstance(expected, str):
+        return isinstance(got, str) and got == expected
     if isinstance(expected, int | float):
         is_number = isinstance(got, int | float) and not isinstance(got, bool)
-        return is_number and (math.isclose(got, expected, rel_tol=relative) or (got != got and expected != expected))
+        # Sums that cancel leave some 1e-16 where nothing is left; the cases' other numbers are far larger than 1e-12.
+        near = is_number and math.isclose(got, expected, rel_tol=relative, abs_tol=0.0 if expected else 1e-12)
+        return near or (is_number and got != got and expected != expected)
     if isinstance(expected, tuple | list):
         got = got.tolist() if hasattr(got, "tolist") else got
         is_row = isinstance(got, tuple | list) and len(got) == len(expected)
@@ -111,13 +135,24 @@ def _is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
     return bool(got == expected)
 
 
-def _format_difference_of_kind(got: Any, expected: Any) -> str:
+def _format_difference_of_kind(got: Any, case: Case, cases: Sequence[Case]) -> str:
     """Say in words that the answer is another kind of thing than expected, or "" when the kinds agree."""
+    expected = case.expected
+    got = got.tolist() if hasattr(got, "tolist") else got
     if expected is None or _format_kind(got) == _format_kind(expected):
         return ""
-    if got is None:
-        return "nothing came back, is a `return` missing?"
-    return f"that is {_format_kind(got)}, and {_format_kind(expected)} was asked for."
+    if got is None:  # where None is an answer, it may well have been meant
+        return "" if any(_holds_none(one.expected) for one in cases) else _NOTHING
+    said = f"that is {_format_kind(got)}, and {_format_kind(expected)} was asked for"
+    return f"{said}: {case.why}" if case.why and _is_row(got) and _is_row(expected) else f"{said}."
+
+
+def _holds_none(expected: Any) -> bool:
+    return expected is None or (_is_row(expected) and any(map(_holds_none, expected)))
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, tuple | list)
 
 
 def _format_kind(value: Any) -> str:

@@ -18,11 +18,11 @@ The lab saves two records (lab "11"). "slow_layer": `samples` slow_self_fraction
 
 import random
 
-from labkit.checks._learner import LearnerFunction, NotAttempted
+from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._memory_parts import KEYS, MEMORY, MEMORY_MISTAKES, make_memory_case
 from labkit.checks._nesting import SELF_MISTAKES, TREES, draw_tree, find_self_times
 from labkit.checks._profiles import expect_own, expect_slow_modules
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
 from labkit.results import load_records
 from labkit.views import Outcome
 
@@ -41,7 +41,7 @@ class _Pairs(LearnerFunction):
 
 def _pair(found) -> list:
     # All times in the cases are eighths of seconds, so sums and differences are exact.
-    return [(name, getattr(value, "item", lambda value=value: value)()) for name, value in sorted(found.items())]
+    return sorted(((tidy(name), tidy(value)) for name, value in found.items()), key=lambda pair: str(pair[0]))
 
 
 def check_1(self_times) -> Outcome:
@@ -148,11 +148,10 @@ class _Parts(LearnerFunction):
 
     def __call__(self, *args, **kwargs):
         got = LearnerFunction.__call__(self, *args, **kwargs)
-        if got is None or (isinstance(got, dict) and got and all(value is None for value in got.values())):
-            raise NotAttempted
+        expect_answer(got, self.call)
         if not isinstance(got, dict) or set(got) != set(KEYS):
             fail(f"the answer is a dict with the keys {', '.join(KEYS)}, in bytes.")
-        return tuple(getattr(got[key], "item", lambda key=key: got[key])() for key in KEYS)
+        return tuple(tidy(got[key]) for key in KEYS)
 
 
 def check_3(memory_parts) -> Outcome:

@@ -4,7 +4,7 @@ import math
 import statistics
 from types import SimpleNamespace
 
-from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
+from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._phase_1 import MADE
 from labkit.checks._scaling import (
     BATCH_MISTAKES,
@@ -18,7 +18,7 @@ from labkit.checks._scaling import (
     draw_spots,
 )
 from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
 from labkit.checks.milestones import PHASES, expect_claims, find_newest
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval
@@ -69,7 +69,8 @@ def check_3(find_sweet_spot) -> Outcome:
     )
 
 
-# 13.4: made-up records. At one client 0.5 s; the best throughput is 16 requests a second; 8 fit at once.
+# 13.4: made-up records. The first: alone a request takes 0.54 s, the best throughput is 16 requests a second, and both
+# are means of skewed runs. In the last one two clients happen to wait less than one.
 def _make_record(number, clients, rates, latencies_s):
     samples = {}
     for n, rate, latency_s in zip(clients, rates, latencies_s, strict=True):
@@ -83,12 +84,12 @@ def _make_record(number, clients, rates, latencies_s):
 
 
 _SERVED = (
-    _make_record(0, [1, 4, 8, 16], [[2.0, 1.75, 2.25], [7.0, 7.5, 6.5], [15.0, 14.0, 16.0], [14.0, 14.5, 15.0]],
-                 [[0.5, 0.5625, 0.4375], [0.5625, 0.53125, 0.59375], [0.5625, 0.5, 0.625], [1.1, 1.0625, 1.03125]]),
+    _make_record(0, [1, 4, 8, 16], [[2.0, 1.75, 2.25], [7.0, 7.5, 6.5], [15.0, 14.0, 19.0], [14.0, 14.5, 15.0]],
+                 [[0.5, 0.6875, 0.4375], [0.5625, 0.53125, 0.59375], [0.5625, 0.5, 0.625], [1.1, 1.0625, 1.03125]]),
     _make_record(1, [8, 2, 32, 16], [[30.0, 34.0], [16.0, 20.0], [36.0, 40.0], [40.0, 44.0]],
                  [[0.2, 0.18], [0.125, 0.1], [0.9, 0.8], [0.4, 0.38]]),
     _make_record(2, [1, 2, 4], [[8.0, 8.5], [7.75, 8.0], [7.5, 7.0]],
-                 [[0.125, 0.1171875], [0.25, 0.25], [0.5, 0.5625]]),
+                 [[0.125, 0.1171875], [0.109375, 0.1171875], [0.5, 0.5625]]),
 )  # fmt: skip
 _KEYS = ("record", "in_flight", "saturation")
 
@@ -128,6 +129,12 @@ _MEET_MISTAKES = (
      lambda r: _meet_at(r, where=lambda c, rate: min(c))),
     ("that is the lowest throughput, and the best one was asked for.", lambda r: _meet(r, best=min)),
     ("the latency is that of the most clients, which already waited: take the fewest.", lambda r: _meet(r, alone=max)),
+    ("that is the shortest latency of all: the fewest clients were asked for, they do not wait for each other.",
+     lambda r: max(_mean(r, n, "req_per_s") for n in r.settings["clients"])
+     * min(_mean(r, n, "e2e_s") for n in r.settings["clients"])),
+    ("medians are taken: take the mean over the runs of each number of clients.",
+     lambda r: max(statistics.median(r.samples[f"clients{n}_req_per_s"]) for n in r.settings["clients"])
+     * statistics.median(r.samples[f"clients{min(r.settings['clients'])}_e2e_s"])),
     ("the latency is that of the first entry of `clients`: they may stand in any order.",
      lambda r: _meet(r, alone=lambda c: c[0])),
     ("tokens are counted: take req_per_s.", lambda r: _meet(r, rate="tok_per_s")),
@@ -161,11 +168,10 @@ def check_4(read_saturation) -> Outcome:
 
 def _expect_saturation(read_saturation, record, *, where):
     got = read_saturation(record)
-    if got is None or (isinstance(got, dict) and got and all(value is None for value in got.values())):
-        raise NotAttempted
+    expect_answer(got, read_saturation.call)
     if not isinstance(got, dict) or set(got) != set(_KEYS):
         fail(f"the answer is a dict with the keys {', '.join(_KEYS)}, and this is {shorten(repr(got), 60)}.")
-    if got["record"] != record.id:
+    if not isinstance(got["record"], str) or got["record"] != record.id:
         fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
     law, meet = _law(record), _meet(record)
     seen = got["in_flight"]
@@ -224,4 +230,5 @@ def check_5(claim_milestone) -> Outcome:
 
 def _expect_milestone(claim_milestone: LearnerFunction, found: dict, records: list, where: str) -> dict:
     claims = claim_milestone(found["profile"], found["engines"], found["sweep"])
+    expect_answer(claims, claim_milestone.call)
     return expect_claims("1", claims, records, where=where)

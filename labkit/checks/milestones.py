@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from labkit.checks._learner import NotAttempted, tidy
+from labkit.checks._learner import tidy
 from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks._words import expect_answer, fail
 from labkit.errors import CheckError
 from labkit.progress import load_course
 from labkit.results import Record, load_records, verify_record
@@ -146,8 +146,7 @@ def expect_claims(phase: str, claims: object, records: Iterable, *, where: str =
     undamaged, and all of one machine.
     """
     milestone, records = _find_phase(phase), list(records)
-    if claims is None or (isinstance(claims, dict) and claims and all(value is None for value in claims.values())):
-        raise NotAttempted
+    expect_answer(claims, "claims")
     if not isinstance(claims, dict):
         fail(f"{where}the claims are a dict, and this is {shorten(repr(claims), 60)}.")
     cited = {claim: _find_cited(milestone, claim, claims.get(claim), records, where) for claim in milestone.records}
@@ -171,7 +170,12 @@ def expect_claims(phase: str, claims: object, records: Iterable, *, where: str =
 
 def _find_cited(milestone: Milestone, claim: str, identity: object, records: list, where: str):
     lab, name = milestone.records[claim]
+    if not isinstance(identity, str):
+        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}: cite a record by its id, `record.id`.")
     same = [record for record in records if record.id == identity]
+    if not same and where.startswith("made-up"):
+        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, and the record that was passed has another id: use "
+             "the arguments of your function, not records of the notebook.")  # fmt: skip
     if not same:
         fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, and no record on this machine has that id: cite the "
              f'id of your record "{name}" of lab {lab}.')  # fmt: skip
