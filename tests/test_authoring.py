@@ -12,7 +12,7 @@ import pytest
 
 from labkit.authoring import build_labs, check_labs, check_source, execute_solution, load_source
 from labkit.authoring.__main__ import main
-from labkit.authoring.build import make_course
+from labkit.authoring.build import load_sources, make_course
 from labkit.authoring.execute import clean_outputs
 from labkit.authoring.hosted import BOOTSTRAP_TAG, format_bootstrap
 from labkit.authoring.rooms import estimate_room_hashes, hash_text
@@ -34,9 +34,24 @@ HEADER = """# ---
 #     minutes: 10
 # ---
 """
-BODY = '''
+QUIZ = [
+    f"""
+# %% solution="00.q{k}"
+### BEGIN SOLUTION stub: quiz("00.q{k}")
+quiz("00.q{k}", "b")
+### END SOLUTION
+"""
+    for k in range(1, 6)
+]
+PREDICTION = """
+# %% solution="00.p1"
+### BEGIN SOLUTION stub: predict("00.p1", None, unit="s")
+predict("00.p1", 7, unit="s")
+### END SOLUTION
+"""
+BODY = f'''
 # %% [markdown]
-# # Sample
+# # 00 · Sample
 
 # %%
 import math
@@ -62,15 +77,19 @@ def double(x):
 # %%
 check("00.1", double)
 
-# %% solution="00.p1"
-### BEGIN SOLUTION stub: predict("00.p1", None, unit="s")
-predict("00.p1", 7, unit="s")
-### END SOLUTION
+# %% [markdown]
+# ### Predict before you measure
+{PREDICTION}
+# %% [markdown]
+# ## 1 · Break it: a wrong number
 
-# %% solution="00.q1"
-### BEGIN SOLUTION stub: quiz("00.q1")
-quiz("00.q1", "b")
-### END SOLUTION
+# %% [markdown]
+# ## 2 · Summary
+#
+# ### Five questions
+{"".join(QUIZ)}
+# %% [markdown]
+# ## 3 · Done
 
 # %%
 complete("00")
@@ -85,6 +104,11 @@ def make_root(folder, *, body=BODY, name="00_sample.py"):
 
 def load_sample(folder, *, body=BODY):
     return load_source(make_root(folder, body=body) / "solutions" / "src" / "00_sample.py")
+
+
+def add_second_source(root):
+    text = (HEADER + BODY).replace("00", "01")
+    (root / "solutions" / "src" / "01_sample.py").write_text(text, encoding="utf-8")
 
 
 def edit_source(root, old, new):
@@ -105,6 +129,21 @@ def read_lab(root, name="00_sample.ipynb"):
 def save_lab(root, notebook, name="00_sample.ipynb"):
     # As JupyterLab saves: other key order, outputs, counts, a fuller language_info.
     (root / "labs" / name).write_text(json.dumps(notebook, indent=2), encoding="utf-8")
+
+
+def run_lab(root, name="00_sample.ipynb"):
+    """What JupyterLab stores when a learner runs cells and edits none."""
+    lab = read_lab(root, name)
+    lab.cells[1].outputs = [nbformat.v4.new_output("stream", text="6\n")]
+    lab.cells[1].execution_count = 3
+    lab.metadata.language_info = {"name": "python", "version": "3.11.2"}
+    lab.cells[1].metadata["trusted"] = True
+    save_lab(root, lab, name)
+
+
+def put_into_git(root):
+    for command in (["init", "-q"], ["add", "."]):
+        subprocess.run(["git", *command], cwd=root, check=True, capture_output=True)
 
 
 # Building
@@ -239,7 +278,7 @@ def test_the_course_table_lists_exercises_predictions_and_quiz_questions(tmp_pat
             "blocked_on": [],
         }
     ]
-    assert (lab["predictions"], lab["quiz"], lab["name"]) == (["00.p1"], ["00.q1"], "00_sample")
+    assert (lab["predictions"], lab["quiz"], lab["name"]) == (["00.p1"], [f"00.q{k}" for k in range(1, 6)], "00_sample")
 
 
 def test_stretch_and_blocked_tiers_reach_the_course_table(tmp_path):
@@ -261,8 +300,8 @@ BROKEN = {
     "missing end": ("    ### END SOLUTION\n\n# %%\ncheck", "\n# %%\ncheck", r"cell 5.*no '### END SOLUTION'"),
     "end without begin": ("    ### BEGIN SOLUTION\n    secret", "    secret", r"cell 5.*'### END SOLUTION'.*pairs"),
     "marker with a typo": ("    ### BEGIN SOLUTION\n    s", "    #### BEGIN SOLUTION\n    s", r"cell 5.*#### BEGIN"),
-    "region without stub": (' stub: quiz("00.q1")', "", r"cell 8.*no stub text.*top level"),
-    "stub of another id": ('stub: quiz("00.q1")', 'stub: quiz("00.q2")', r'cell 8.*"00.q1".*not both'),
+    "region without stub": (' stub: quiz("00.q1")', "", r"cell 11.*no stub text.*top level"),
+    "stub of another id": ('stub: quiz("00.q1")', 'stub: quiz("00.q2")', r'cell 11.*"00.q1".*not both'),
     "unknown exercise": ('check("00.1", double)', 'check("00.1", double)\ncheck("00.7", 1)', r'cell 6.*"00.7".*00\.1'),
     "unknown solution": ('solution="00.1"', 'solution="00.9"', r"cell 5.*unknown exercise '00.9'"),
     "exercise without check": ('check("00.1", double)', "pass", r"cell 4.*00\.1 has no check cell"),
@@ -289,11 +328,24 @@ BROKEN = {
     "torch.cuda": ("print(math.comb(4, 2))", "print(torch.cuda)", r"cell 3.*labkit\.hardware"),
     "is_available": ("print(math.comb(4, 2))", "print(x.is_available())", r"cell 3.*is_available"),
     "not Python": ("print(math.comb(4, 2))", "print(math.comb(4, 2)", r"cell 3.*not valid Python"),
-    "a stub that is not Python": ('stub: quiz("00.q1")', 'stub: quiz("00.q1"', r"cell 8.*learner's version"),
+    "a stub that is not Python": ('stub: quiz("00.q1")', 'stub: quiz("00.q1"', r"cell 11.*learner's version"),
     "no completion": ('# %%\ncomplete("00")', '# %%\nprint("00")', r"complete\(\) is called for no lab"),
-    "quiz id of another lab": ('"00.q1"', '"01.q1"', r"cell 8.*"),
-    "quiz twice": ('# %%\ncomplete("00")', '# %%\nquiz("00.q1")\ncomplete("00")', r"cell 9.*00\.q1 is there 2 times"),
+    "quiz id of another lab": ('"00.q1"', '"01.q1"', r'cell 11.*quiz\("01\.q1"\) does not fit lab 00'),
+    "quiz twice": ('# %%\ncomplete("00")', '# %%\nquiz("00.q1")\ncomplete("00")', r"cell 17.*00\.q1 is there 2 times"),
     "card twice": ("# %%\ncheck(", '# %% [markdown] exercise="00.1"\n# x\n\n# %%\ncheck(', r"cell 6.*there 2 times"),
+    "no title": ("# # 00 · Sample", "# # Sample", r"no heading '# 00 · its title'"),
+    "no place to predict": (
+        "# ### Predict before you measure",
+        "# Guess",
+        r"no heading '### Predict before you measure'",
+    ),
+    "nothing broken": ("# ## 1 · Break it: a wrong number", "# ## 1 · More", r"no heading '## N · Break it'"),
+    "no summary": ("# ## 2 · Summary", "# What was seen", r"no heading '## N · Summary'"),
+    "no heading of questions": ("# ### Five questions", "# Questions", r"no heading '### Five questions'"),
+    "no end": ("# ## 3 · Done", "# That was it", r"no heading '## N · Done'"),
+    "no prediction": (PREDICTION, "", r"nothing is predicted.*00\.p1"),
+    "four questions": (QUIZ[4], "", r"4 quiz questions \(00\.q1, 00\.q2, 00\.q3, 00\.q4\), expected 5"),
+    "difficulty of another scale": ("difficulty=2", "difficulty=77", r"cell 4.*difficulty 77, expected 1 to 5"),
 }
 
 
@@ -304,6 +356,26 @@ def test_a_broken_rule_is_a_sentence_with_file_and_cell(tmp_path, name):
     problems = "\n".join(check_source(load_sample(tmp_path, body=BODY.replace(old, new))))
     assert "solutions/src/00_sample.py" in problems
     assert re.search(expected, problems), problems
+
+
+@pytest.mark.parametrize("phase", ["9", "-1", "abc", '"0"'])
+def test_a_phase_that_the_course_does_not_have_is_refused(tmp_path, phase):
+    root = make_root(tmp_path)
+    edit_source(root, "phase: 0", f"phase: {phase}")
+    (problem,) = check_source(load_source(root / "solutions" / "src" / "00_sample.py"))
+    assert re.search(r"^solutions/src/00_sample\.py: the header says phase .*, expected 0 to 4\. Next: ", problem)
+
+
+@pytest.mark.parametrize("name", ["99-topic.py", "7_x.py"])
+def test_a_python_file_beside_the_sources_is_named_instead_of_left_out(tmp_path, name):
+    root = make_root(tmp_path)
+    (root / "solutions" / "src" / f".#{name}").write_text("")  # an editor's own
+    assert [source.name for source in load_sources(root)] == ["00_sample"]
+    (root / "solutions" / "src" / name).write_text("")
+    with pytest.raises(
+        LabkitError, match=rf"^solutions/src/{name}: is read by nobody.*Next: rename it to NN_topic\.py"
+    ):
+        load_sources(root)
 
 
 def test_a_build_of_a_broken_source_writes_nothing(tmp_path):
@@ -343,6 +415,42 @@ def test_a_header_without_a_question_is_refused(tmp_path):
         load_source(root / "solutions" / "src" / "00_sample.py")
 
 
+DAMAGED = {
+    "an unclosed quote": (
+        b"title: Sample",
+        b'title: "unclosed',
+        r"cannot be read as a jupytext.*unexpected end of stream",
+    ),
+    "a byte of another encoding": (
+        b"title: Sample",
+        b"title: Caf\xe9",
+        r"line 5 has a byte that is not UTF-8 \(0xe9\)",
+    ),
+    "text for the block": (b'labkit:\n#     number: "00"', b"labkit: all\n#   other:", r"labkit block is 'all'"),
+    "an empty block": (b"labkit:\n", b"labkit:\n#   other:\n", r"labkit block lacks number, title, question"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_source_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name):
+    old, new, expected = DAMAGED[name]
+    root = make_root(tmp_path)
+    path = root / "solutions" / "src" / "00_sample.py"
+    assert old in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(old, new))
+    with pytest.raises(LabkitError, match=rf"^solutions/src/00_sample\.py: .*{expected}.*Next: "):
+        load_sources(root)
+
+
+def test_every_source_that_cannot_be_read_is_named_at_once(tmp_path):
+    root = make_root(tmp_path)
+    add_second_source(root)
+    for path in (root / "solutions" / "src").glob("*.py"):
+        path.write_text(path.read_text(encoding="utf-8").replace("title: Sample", 'title: "unclosed'), encoding="utf-8")
+    with pytest.raises(LabkitError, match=r"(?s)00_sample\.py: cannot be read.*01_sample\.py: cannot be read"):
+        load_sources(root)
+
+
 # Updates and a learner's work
 
 
@@ -354,16 +462,42 @@ def built(tmp_path):
 
 
 def test_an_untouched_lab_is_updated_even_when_jupyterlab_saved_it_with_outputs(built):
-    lab = read_lab(built)
-    lab.cells[1].outputs = [nbformat.v4.new_output("stream", text="6\n")]
-    lab.cells[1].execution_count = 3
-    lab.metadata.language_info = {"name": "python", "version": "3.11.2"}
-    lab.cells[1].metadata["trusted"] = True
-    save_lab(built, lab)
-    edit_source(built, "# # Sample", "# # Sample, second edition")
-    build_labs(built)
-    assert read_lab(built).cells[0].source == "# Sample, second edition"
+    run_lab(built)
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
+    report = build_labs(built)
+    assert read_lab(built).cells[0].source == "# 00 · Sample, second edition"
     assert not list((built / "labs").glob("*.new.ipynb"))
+    assert any("updated" in note and "outputs of your run" in note and "run it again" in note for note in report.notes)
+
+
+def test_an_update_of_a_lab_that_was_never_run_speaks_of_no_outputs(built):
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
+    assert build_labs(built).notes == ("labs/00_sample.ipynb: updated.",)
+
+
+def test_the_outputs_of_a_run_stay_while_the_source_stays(built):
+    run_lab(built)
+    before = (built / "labs" / "00_sample.ipynb").read_bytes()
+    report = build_labs(built)
+    assert (built / "labs" / "00_sample.ipynb").read_bytes() == before
+    assert report.problems == ()
+    assert report.notes == (
+        "labs/00_sample.ipynb: holds the outputs of your run and is up to date; it was left as it is.",
+    )
+
+
+def test_a_lab_that_was_saved_but_never_run_is_stored_as_built_again(built):
+    before = (built / "labs" / "00_sample.ipynb").read_bytes()
+    save_lab(built, read_lab(built))
+    build_labs(built)
+    assert (built / "labs" / "00_sample.ipynb").read_bytes() == before
+
+
+def test_a_change_of_the_header_alone_reaches_a_lab_that_was_run(built):
+    run_lab(built)
+    edit_source(built, "minutes: 10", "minutes: 20")
+    build_labs(built)
+    assert read_lab(built).metadata.labkit.minutes == 20
 
 
 def test_an_edited_lab_is_kept_and_the_new_one_is_written_beside_it(built):
@@ -371,10 +505,10 @@ def test_an_edited_lab_is_kept_and_the_new_one_is_written_beside_it(built):
     lab.cells[4].source = "def double(x):\n    return 2 * x"
     save_lab(built, lab)
     before = (built / "labs" / "00_sample.ipynb").read_bytes()
-    edit_source(built, "# # Sample", "# # Sample, second edition")
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
     report = build_labs(built)
     assert (built / "labs" / "00_sample.ipynb").read_bytes() == before
-    assert read_lab(built, "00_sample.new.ipynb").cells[0].source == "# Sample, second edition"
+    assert read_lab(built, "00_sample.new.ipynb").cells[0].source == "# 00 · Sample, second edition"
     assert any("you edited it" in note and "00_sample.new.ipynb" in note for note in report.notes)
 
 
@@ -392,10 +526,22 @@ def test_a_new_version_that_was_edited_too_is_not_overwritten(built):
     lab.cells[4].source = "mine"
     save_lab(built, lab)
     save_lab(built, lab, "00_sample.new.ipynb")
-    edit_source(built, "# # Sample", "# # Sample, second edition")
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
     report = build_labs(built)
     assert read_lab(built, "00_sample.new.ipynb").cells[4].source == "mine"
     assert any("merge" in note for note in report.notes)
+
+
+def test_the_outputs_of_a_new_version_stay_too(built):
+    lab = read_lab(built)
+    lab.cells[4].source = "mine"
+    save_lab(built, lab)
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
+    build_labs(built)
+    run_lab(built, "00_sample.new.ipynb")
+    before = (built / "labs" / "00_sample.new.ipynb").read_bytes()
+    build_labs(built)
+    assert (built / "labs" / "00_sample.new.ipynb").read_bytes() == before
 
 
 def test_a_notebook_without_our_stamp_counts_as_somebodys_work(built):
@@ -404,6 +550,73 @@ def test_a_notebook_without_our_stamp_counts_as_somebodys_work(built):
     save_lab(built, lab)
     build_labs(built)
     assert "labkit" not in read_lab(built).metadata
+
+
+UNREADABLE = {
+    "an empty file": (b"", "does not appear to be JSON"),
+    "a merge conflict": (b'{\n<<<<<<< HEAD\n "cells": []\n}\n', "does not appear to be JSON"),
+    "an old format": (b'{"nbformat": 3, "nbformat_minor": 0, "metadata": {}, "worksheets": []}', "expected, it has 3"),
+    "no format": (b"{}", "expected, it has none"),
+    "no notebook at all": (b"[1]", "list"),
+    "no cells": (b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}}', "cells"),
+    "a stamp of another shape": (
+        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {"labkit": null}, "cells": []}',
+        "NoneType",
+    ),
+    "another encoding": (b"\xff\xfe{}", "utf-8"),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_an_unreadable_lab_is_named_and_left_alone_while_the_others_are_built_and_checked(built, name):
+    content, reason = UNREADABLE[name]
+    store_solution(built)
+    (built / "labs" / "00_sample.ipynb").write_bytes(content)
+    add_second_source(built)
+    report = build_labs(built)
+    assert (built / "labs" / "00_sample.ipynb").read_bytes() == content
+    assert report.notes == ("labs/01_sample.ipynb: written.",)
+    (built_problem,), (checked, *rest) = report.problems, check_labs(built).problems
+    assert built_problem == checked
+    assert re.search(rf"^labs/00_sample\.ipynb cannot be read as a notebook \(.*{reason}.*\)\. Next: ", checked), (
+        checked
+    )
+    assert checked.endswith("Next: `git checkout labs/00_sample.ipynb`, or delete it and build again.")
+    assert rest == ["solutions/01_sample.ipynb: is missing. Next: make execute LAB=01"], "only that was not stored here"
+
+
+def test_an_unreadable_lab_is_a_problem_even_where_the_committed_one_is_right(built):
+    store_solution(built)
+    put_into_git(built)
+    (built / "labs" / "00_sample.ipynb").write_text("")
+    assert ["cannot be read" in problem for problem in check_labs(built).problems] == [True]
+
+
+def test_an_unreadable_new_version_is_named(built):
+    lab = read_lab(built)
+    lab.cells[4].source = "mine"
+    save_lab(built, lab)
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
+    (built / "labs" / "00_sample.new.ipynb").write_text("")
+    (problem,) = build_labs(built).problems
+    assert problem.startswith("labs/00_sample.new.ipynb cannot be read as a notebook")
+
+
+@pytest.mark.parametrize("content", [content for content, _ in UNREADABLE.values()], ids=UNREADABLE)
+def test_an_unreadable_solution_is_named(built, content):
+    (built / "solutions" / "00_sample.ipynb").write_bytes(content)
+    (problem,) = check_labs(built).problems
+    assert problem.startswith("solutions/00_sample.ipynb cannot be read as a notebook (")
+    assert problem.endswith("Next: `git checkout solutions/00_sample.ipynb`, or delete it and make execute LAB=00.")
+
+
+def test_an_unreadable_course_table_is_an_old_one(built):
+    store_solution(built)
+    (built / "labs" / "course.json").write_bytes(b"\xff")
+    (problem,) = check_labs(built).problems
+    assert problem.startswith("labs/course.json: is not what the sources say")
+    build_labs(built)
+    assert check_labs(built).problems == ()
 
 
 # Checking
@@ -435,7 +648,7 @@ def test_a_lab_that_is_not_equal_to_its_source_is_named(built):
 
 def test_a_changed_source_makes_lab_and_solution_stale(built):
     store_solution(built)
-    edit_source(built, "# # Sample", "# # Sample, second edition")
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
     problems = check_labs(built).problems
     assert any("labs/00_sample.ipynb: is not equal to its source" in problem for problem in problems)
     assert any("solutions/00_sample.ipynb: its source has changed since it was executed" in p for p in problems)
@@ -461,14 +674,61 @@ def test_missing_and_extra_notebooks_and_an_old_course_table_are_named(built):
 
 def test_work_in_a_checkout_is_a_note_while_the_committed_lab_is_right(built):
     store_solution(built)
-    for command in (["init", "-q"], ["add", "."]):
-        subprocess.run(["git", *command], cwd=built, check=True, capture_output=True)
+    put_into_git(built)
     lab = read_lab(built)
     lab.cells[4].source = "mine"
     save_lab(built, lab)
     report = check_labs(built)
     assert report.problems == ()
     assert "was run or edited here" in report.notes[0]
+
+
+def test_a_run_in_a_checkout_is_a_note_while_the_committed_lab_has_no_outputs(built):
+    store_solution(built)
+    put_into_git(built)
+    run_lab(built)
+    report = check_labs(built)
+    assert report.problems == ()
+    assert "was run or edited here" in report.notes[0]
+
+
+def test_a_committed_lab_with_outputs_is_refused_and_its_next_step_helps(built):
+    store_solution(built)
+    run_lab(built)
+    put_into_git(built)
+    (problem,) = check_labs(built).problems
+    assert re.search(r"^labs/00_sample\.ipynb: holds outputs.*Next: delete it, then python -m labkit", problem)
+    (built / "labs" / "00_sample.ipynb").unlink()
+    build_labs(built)
+    put_into_git(built)
+    assert check_labs(built).problems == ()
+
+
+def test_another_list_of_labs_and_a_stamp_without_one_are_notes_and_no_problems(built):
+    store_solution(built)
+    assert check_labs(built).notes == ()
+    path = built / "solutions" / "00_sample.ipynb"
+    stamped = path.read_text(encoding="utf-8")
+    add_second_source(built)
+    build_labs(built)
+    expected = "solutions/00_sample.ipynb: not stamped with this list of labs; its table of progress may be old."
+    report = check_labs(built)
+    assert report.notes == (expected,)
+    assert report.problems == ("solutions/01_sample.ipynb: is missing. Next: make execute LAB=01",)
+    (built / "solutions" / "src" / "01_sample.py").unlink()
+    assert check_labs(built).notes == ()
+    path.write_text(re.sub(r'\n *"labs": "[0-9a-f]+",', "", stamped), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != stamped
+    assert check_labs(built).notes == (expected,)
+
+
+def test_a_renamed_lab_makes_another_list_of_labs(built):
+    add_second_source(built)
+    store_solution(built)
+    build_labs(built)
+    assert check_labs(built).notes == ()
+    (built / "solutions" / "src" / "01_sample.py").rename(built / "solutions" / "src" / "01_renamed.py")
+    assert "list of labs" in "".join(check_labs(built).notes)
 
 
 def test_changed_rooms_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
@@ -633,10 +893,13 @@ def test_the_command_exits_with_1_and_names_what_is_stale(built, monkeypatch, ca
     monkeypatch.setenv("LABKIT_COURSE", str(built))
     store_solution(built)
     assert main(["--check"]) == 0
-    edit_source(built, "# # Sample", "# # Sample, second edition")
+    edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
     assert main(["--check"]) == 1
     assert "solutions/00_sample.ipynb: its source has changed" in capsys.readouterr().err
     assert main([]) == 0
+    (built / "labs" / "00_sample.ipynb").write_text("")
+    assert main([]) == 1
+    assert "labs/00_sample.ipynb cannot be read as a notebook" in capsys.readouterr().err
     assert main(["execute", "42"]) == 1
     assert "There is no source of lab '42'" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """The notebooks as they are shipped: equal to their source, without answers, runnable untouched, with outputs."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,16 @@ from labkit.authoring import check_labs  # noqa: E402
 from labkit.authoring.build import load_sources  # noqa: E402
 from labkit.authoring.hosted import BOOTSTRAP_TAG  # noqa: E402
 from labkit.authoring.rules import find_blocked_cells  # noqa: E402
-from labkit.authoring.source import find_calls, make_notebook  # noqa: E402
+from labkit.authoring.source import Cell, find_calls, make_notebook  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = load_sources(ROOT)
 NAMES = [source.name for source in SOURCES]
 MAX_SOLUTION_BYTES = 500_000
-# Shorter lines (`else:`, `return None`) are no answers.
+# Shorter lines (`else:`, `return None`) are no answers. Only a longer one is looked for within other lines as well:
+# `synchronize()` is an answer alone on its line, and ordinary in `device.synchronize()`.
 MIN_ANSWER_CHARACTERS = 12
+MIN_PART_CHARACTERS = 20
 
 every_source = pytest.mark.parametrize("source", SOURCES, ids=NAMES)
 
@@ -56,19 +59,63 @@ def test_labs_solutions_and_course_table_are_up_to_date():
     assert check_labs(ROOT).problems == ()
 
 
-@every_source
-def test_no_answer_line_is_in_a_lab(source):
+def find_leaks(source):
+    """Answer lines that can be read in the lab: as a line of their own or, where they are longer, within other text."""
     notebook = make_notebook(source, kind="lab")
     # A hint may quote a part of the answer: that is what it is for, and it is folded.
     open_text = "\n".join(
         cell.source if cell.cell_type == "code" else re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
         for cell in notebook.cells
     )
-    shown = {line.strip() for line in open_text.splitlines()}
-    answers = {line.strip() for cell in source.cells if cell.kind == "code" for line in cell.answer_lines()}
-    # A word to the formatter is no answer.
-    lengths = {line: len(line.removesuffix("# fmt: skip").strip()) for line in answers & shown}
-    assert {line for line, length in lengths.items() if length >= MIN_ANSWER_CHARACTERS} == set()
+    lines, whole = {join_words(line) for line in open_text.splitlines()}, join_words(open_text)
+    answers = {join_words(line) for cell in source.cells if cell.kind == "code" for line in cell.answer_lines()}
+    as_line = {line for line in answers & lines if len(line) >= MIN_ANSWER_CHARACTERS}
+    within = {line for line in answers if len(line) >= MIN_PART_CHARACTERS and line in whole}
+    return sorted(as_line | within)
+
+
+def join_words(text):
+    """With one space between words, because a paragraph may break anywhere, and without the word to the formatter."""
+    return " ".join(text.replace("# fmt: skip", "").split())
+
+
+@every_source
+def test_no_answer_line_is_in_a_lab(source):
+    assert find_leaks(source) == []
+
+
+LEAK = "return num_parameters * bits // 8"
+LEAKING = {
+    "a line of its own": ("markdown", LEAK),
+    "within a sentence": ("markdown", f"Write `{LEAK}` and go on."),
+    "over two lines": ("markdown", "Then return num_parameters\n* bits // 8 is all."),
+    "a comment": ("code", f"x = 1  # {LEAK}"),
+    "a short line of its own": ("code", "    return fitting"),
+}
+
+
+@pytest.mark.parametrize("name", LEAKING)
+def test_the_guard_sees_an_answer_line_that_is(name):
+    kind, text = LEAKING[name]
+    answer = Cell(
+        kind="code",
+        text=f"def f():\n    ### BEGIN SOLUTION\n    {LEAK}\n    return fitting\n    ### END SOLUTION",
+        metadata={"solution": "00.1"},
+        place="here",
+    )
+    source = replace(SOURCES[0], cells=(answer,))
+    folded = Cell(kind="markdown", text=f"<details>{text}</details>", metadata={}, place="here")
+    assert find_leaks(replace(source, cells=(answer, folded))) == [], "a hint may quote it"
+    leaking = Cell(kind=kind, text=text, metadata={}, place="here")
+    assert find_leaks(replace(source, cells=(answer, leaking))) == ["return fitting" if "fitting" in text else LEAK]
+
+
+def test_a_short_answer_line_may_be_part_of_a_longer_one():
+    answer = Cell(
+        kind="code", text="### BEGIN SOLUTION stub: x = 1\nsynchronize()\n### END SOLUTION", metadata={}, place=""
+    )
+    given = Cell(kind="code", text="device.synchronize()", metadata={}, place="")
+    assert find_leaks(replace(SOURCES[0], cells=(answer, given))) == []
 
 
 @every_source

@@ -1,32 +1,23 @@
-"""Labs and course.json are built here, compared with their sources, and a learner's work is never overwritten."""
+"""Labs and course.json are built here and compared with their sources. An edited lab is never overwritten.
+
+A lab that was only run keeps its outputs until its source changes: then they would stand under cells that did not make
+them. The check asks about what travels: where git has the lab as it is built, what was done to the file here is a note.
+"""
 
 import json
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.authoring.execute import check_solution
-from labkit.authoring.rules import check_source
-from labkit.authoring.source import (
-    Source,
-    dump_notebook,
-    estimate_cells_hash,
-    find_calls,
-    load_source,
-    make_notebook,
-)
+from labkit.authoring.execute import Finding, check_solution
+from labkit.authoring.rules import PHASES, check_source
+from labkit.authoring.source import Source, dump_notebook, find_calls, load_source, make_notebook
+from labkit.authoring.stored import has_run, is_edited, is_only_run, load_notebook
 from labkit.errors import LabkitError
 
-__all__ = ["PHASES", "Report", "build_labs", "check_labs", "load_sources", "make_course"]
-
-PHASES = (
-    "bring-up",
-    "foundations and first benchmarks",
-    "quantization, kernels, compilers",
-    "serving under load",
-    "production",
-)
+__all__ = ["Report", "build_labs", "check_labs", "load_sources", "make_course"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +30,27 @@ class Report:
 
 def load_sources(root: Path) -> list[Source]:
     """Read every source in order of its number; LabkitError with all sentences when one breaks a rule."""
-    sources = [load_source(path) for path in sorted((root / "solutions" / "src").glob("[0-9][0-9]_*.py"))]
-    problems = [problem for source in sources for problem in check_source(source)]
+    sources, problems = [], _name_strays(root)
+    for path in sorted((root / "solutions" / "src").glob("[0-9][0-9]_*.py")):
+        try:
+            sources.append(load_source(path))
+        except LabkitError as error:
+            problems.append(str(error))
+    problems += [problem for source in sources for problem in check_source(source)]
     numbers = [source.number for source in sources]
     doubled = sorted({number for number in numbers if numbers.count(number) > 1})
     problems += [f"solutions/src: two sources have the number {number}." for number in doubled]
     if problems:
         raise LabkitError("\n".join(problems), next_step="Mend the sources, then build again.")
     return sources
+
+
+def _name_strays(root: Path) -> list[str]:
+    """A lab under a name that is not NN_topic.py would be left out without a word."""
+    paths = (root / "solutions" / "src").glob("*.py")
+    strays = sorted(path.name for path in paths if not re.match(r"\d\d_|\.", path.name))  # editors make .files
+    step = "Next: rename it to NN_topic.py, or move it elsewhere."
+    return [f"solutions/src/{name}: is read by nobody, a source is called NN_topic.py. {step}" for name in strays]
 
 
 def make_course(sources: list[Source]) -> dict[str, Any]:
@@ -68,28 +72,22 @@ def make_course(sources: list[Source]) -> dict[str, Any]:
 
 
 def build_labs(root: Path) -> Report:
-    """Write labs/ and course.json; an edited lab stays as it is and a changed one is written beside it."""
-    from nbformat import NO_CONVERT, read
+    """Write labs/ and course.json; an edited lab stays as it is and a changed one is written beside it.
 
-    notes = []
+    A file that cannot be read is a problem of its own: it is left alone, and the other labs are built.
+    """
+    problems, notes = [], []
     sources = load_sources(root)
     (root / "labs").mkdir(exist_ok=True)
     for source in sources:
-        path = root / "labs" / f"{source.name}.ipynb"
-        made = make_notebook(source, kind="lab")
-        if not path.exists():
-            notes.append(f"labs/{path.name}: written.")
-        elif path.read_text(encoding="utf-8") == dump_notebook(made):
-            continue
+        try:
+            note = _build_lab(root / "labs" / f"{source.name}.ipynb", made=make_notebook(source, kind="lab"))
+        except LabkitError as error:
+            problems.append(str(error))
         else:
-            present = read(path, as_version=NO_CONVERT)
-            if _is_edited(present):
-                notes.append(_write_beside(path, present=present, made=made))
-                continue
-            notes.append(f"labs/{path.name}: updated.")
-        path.write_text(dump_notebook(made), encoding="utf-8")
+            notes += [note] if note else []
     (root / "labs" / "course.json").write_text(_dump_course(sources), encoding="utf-8")
-    return Report(problems=(), notes=tuple(notes))
+    return Report(problems=tuple(problems), notes=tuple(notes))
 
 
 def check_labs(root: Path) -> Report:
@@ -100,56 +98,82 @@ def check_labs(root: Path) -> Report:
     except LabkitError as error:
         return Report(problems=(str(error),), notes=())
     for source in sources:
-        problem, note = _check_lab(root, source)
-        problems += [problem] if problem else []
-        notes += [note] if note else []
-        found = check_solution(root, source)
-        problems += found.problems
-        notes += found.notes
+        for found in (_check_lab(root, source), check_solution(root, source)):
+            problems += found.problems
+            notes += found.notes
     names = {source.name for source in sources}
     for folder in ("labs", "solutions"):
         strangers = {path.stem for path in (root / folder).glob("[0-9][0-9]_*.ipynb") if not path.stem.endswith(".new")}
         problems += [f"{folder}/{name}.ipynb: has no source. Next: remove it." for name in sorted(strangers - names)]
     course = root / "labs" / "course.json"
-    if not course.exists() or course.read_text(encoding="utf-8") != _dump_course(sources):
+    if not course.exists() or _read_text(course) != _dump_course(sources):
         problems.append("labs/course.json: is not what the sources say. Next: python -m labkit.authoring")
     return Report(problems=tuple(problems), notes=tuple(notes))
 
 
-def _check_lab(root: Path, source: Source) -> tuple[str | None, str | None]:
-    from nbformat import NO_CONVERT, read
+def _build_lab(path: Path, *, made) -> str | None:
+    """Write one lab unless that would lose a learner's work; return the line to tell, None when nothing is new."""
+    text, name = dump_notebook(made), f"labs/{path.name}"
+    if not path.exists():
+        path.write_text(text, encoding="utf-8")
+        return f"{name}: written."
+    if _read_text(path) == text:
+        return None
+    present = load_notebook(path)
+    if is_edited(present):
+        return _write_beside(path, present=present, made=made)
+    if is_only_run(present, made=made):
+        return f"{name}: holds the outputs of your run and is up to date; it was left as it is."
+    path.write_text(text, encoding="utf-8")
+    if has_run(present):
+        return f"{name}: updated. The outputs of your run belonged to the old version and are gone: run it again."
+    return f"{name}: updated."
 
+
+def _check_lab(root: Path, source: Source) -> Finding:
     path = root / "labs" / f"{source.name}.ipynb"
     if not path.exists():
-        return f"labs/{path.name}: is missing. Next: python -m labkit.authoring", None
-    expected = dump_notebook(make_notebook(source, kind="lab"))
-    if path.read_text(encoding="utf-8") == expected:
-        return None, None
+        return Finding(problems=(f"labs/{path.name}: is missing. Next: python -m labkit.authoring",))
+    made = make_notebook(source, kind="lab")
+    expected = dump_notebook(made)
+    if _read_text(path) == expected:
+        return Finding()
+    try:
+        present = load_notebook(path)
+    except LabkitError as error:
+        return Finding(problems=(str(error),))
     if _committed_text(root, f"labs/{path.name}") == expected:
-        return None, f"labs/{path.name}: was run or edited here; the committed one is equal to its source."
-    if _is_edited(read(path, as_version=NO_CONVERT)):
-        step = f"Next: bring the change to solutions/src/{source.path.name}."
-        return f"labs/{path.name}: was edited, but labs are built. {step}", None
-    return f"labs/{path.name}: is not equal to its source. Next: python -m labkit.authoring", None
+        note = f"labs/{path.name}: was run or edited here; the committed one is equal to its source."
+        return Finding(notes=(note,))
+    return Finding(problems=(f"labs/{path.name}: {_name_difference(present, made=made, source=source)}",))
 
 
-def _is_edited(notebook) -> bool:
-    """True when the cells differ from what the builder wrote; a notebook without our stamp is somebody's work too."""
-    return notebook.metadata.get("labkit", {}).get("generated") != estimate_cells_hash(notebook)
+def _name_difference(present, *, made, source: Source) -> str:
+    """Say how a lab differs from its source. The steps differ: a build leaves edits and outputs alone."""
+    if is_edited(present):
+        return f"was edited, but labs are built. Next: bring the change to solutions/src/{source.path.name}."
+    if is_only_run(present, made=made):
+        return "holds outputs, but labs are stored without. Next: delete it, then python -m labkit.authoring"
+    return "is not equal to its source. Next: python -m labkit.authoring"
 
 
 def _write_beside(path: Path, *, present, made) -> str:
     """Keep an edited lab; write the new one as NN_topic.new.ipynb unless the lab was made from this very source."""
-    from nbformat import NO_CONVERT, read
-
     if present.metadata.get("labkit", {}).get("generated") == made.metadata["labkit"]["generated"]:
         return f"labs/{path.name}: holds your work and is up to date; it was left as it is."
     beside = path.with_suffix(".new.ipynb")
-    if beside.exists() and _is_edited(read(beside, as_version=NO_CONVERT)):
+    other = load_notebook(beside) if beside.exists() else None
+    if other and is_edited(other):
         step = "Next: merge them, then build again."
         return f"labs/{path.name}: you edited it and also {beside.name}; neither was touched. {step}"
-    beside.write_text(dump_notebook(made), encoding="utf-8")
+    if other is None or not is_only_run(other, made=made):
+        beside.write_text(dump_notebook(made), encoding="utf-8")
     return f"labs/{path.name}: you edited it, so it was left as it is; the new version is labs/{beside.name}."
+
+
+def _read_text(path: Path) -> str:
+    """The text of a file, to be compared: a byte that is not UTF-8 is a difference and no error."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _committed_text(root: Path, name: str) -> str | None:
@@ -158,7 +182,7 @@ def _committed_text(root: Path, name: str) -> str | None:
         done = subprocess.run(["git", "show", f":./{name}"], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode("utf-8") if done.returncode == 0 else None
+    return done.stdout.decode("utf-8", errors="replace") if done.returncode == 0 else None
 
 
 def _exercise(metadata: dict[str, Any]) -> dict[str, Any]:

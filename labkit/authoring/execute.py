@@ -1,7 +1,7 @@
 """A solution is executed by a real kernel, cleaned of everything that belongs to one machine, and stamped.
 
-The stamp holds hashes of the source, of the labkit rooms that it imports and of the lock. A changed source makes the
-solution stale; changed rooms or lock are only told, because each release executes everything again.
+The stamp holds hashes of the source, of the labkit rooms that it imports, of the lock and of the list of labs. A
+changed source makes the solution stale; changes of the rest are only told: each release executes everything again.
 """
 
 import json
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.authoring.rooms import estimate_room_hashes, find_lock, hash_text
+from labkit.authoring.rooms import estimate_labs_hash, estimate_room_hashes, find_lock, hash_text
 from labkit.authoring.rules import check_source
 from labkit.authoring.source import Source, dump_notebook, estimate_cells_hash, load_source, make_notebook
+from labkit.authoring.stored import load_notebook
 from labkit.errors import LabkitError
 
 __all__ = ["Finding", "check_solution", "clean_outputs", "execute_solution", "make_kernel_environment"]
@@ -111,14 +112,15 @@ def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
 
 
 def check_solution(root: Path, source: Source) -> Finding:
-    """Say whether the stored solution belongs to this source (problem if not) and to these rooms and lock (note)."""
-    from nbformat import NO_CONVERT, read
-
+    """Say whether the stored solution belongs to this source (problem if not), rooms, lock and list of labs (note)."""
     path = root / "solutions" / f"{source.name}.ipynb"
     again = f"Next: make execute LAB={source.number}"
     if not path.exists():
         return Finding(problems=(f"solutions/{path.name}: is missing. {again}",))
-    notebook = read(path, as_version=NO_CONVERT)
+    try:
+        notebook = load_notebook(path)
+    except LabkitError as error:
+        return Finding(problems=(str(error),))
     stamp = notebook.metadata.get("labkit", {}).get("executed", {})
     if stamp.get("source") != source.hash:
         return Finding(problems=(f"solutions/{path.name}: its source has changed since it was executed. {again}",))
@@ -130,6 +132,8 @@ def check_solution(root: Path, source: Source) -> Finding:
     lock = f"requirements/{stamp.get('lock_file')}"
     if (root / lock).exists() and hash_text((root / lock).read_text(encoding="utf-8")) != stamp.get("lock"):
         notes.append(f"solutions/{path.name}: executed with an older {lock}.")
+    if stamp.get("labs") != now["labs"]:
+        notes.append(f"solutions/{path.name}: not stamped with this list of labs; its table of progress may be old.")
     return Finding(notes=tuple(notes))
 
 
@@ -152,6 +156,7 @@ def _stamp(root: Path, source: Source) -> dict[str, Any]:
     return {
         "source": source.hash,
         "rooms": estimate_room_hashes(root, text=text, number=source.number),
+        "labs": estimate_labs_hash(root),
         "lock": hash_text(lock.read_text(encoding="utf-8")) if lock else None,
         "lock_file": lock.name if lock else None,
         "budget": "learner",

@@ -1,4 +1,6 @@
-"""What did a stored output depend on? Hashes of the rooms that a source imports (all the way down) and of the lock."""
+"""What did a stored output depend on? Hashes of the rooms that a source imports (all the way down), of the lock, and of
+the list of labs.
+"""
 
 import ast
 import functools
@@ -6,7 +8,7 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["estimate_room_hashes", "find_imports", "find_lock", "hash_text"]
+__all__ = ["estimate_labs_hash", "estimate_room_hashes", "find_imports", "find_lock", "hash_text"]
 
 
 def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str]:
@@ -28,6 +30,12 @@ def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str
         if module.split(".")[:2] == ["labkit", "checks"]:
             waiting.add(f"labkit.checks.lab{number}")
     return dict(sorted(found.items()))
+
+
+def estimate_labs_hash(root: Path) -> str:
+    """Hash of the course's labs (NN_topic) in order: a solution shows a table of them and says which one is next."""
+    names = sorted(path.stem for path in (root / "solutions" / "src").glob("[0-9][0-9]_*.py"))
+    return hash_text("\n".join(names))
 
 
 @functools.lru_cache(maxsize=512)  # every lab asks for the same rooms

@@ -8,12 +8,31 @@ from collections.abc import Callable, Iterator
 from labkit.authoring.source import Cell, Source, find_calls
 from labkit.errors import LabkitError
 
-__all__ = ["check_source", "find_blocked_cells"]
+__all__ = ["PHASES", "check_source", "find_blocked_cells"]
+
+PHASES = (
+    "bring-up",
+    "foundations and first benchmarks",
+    "quantization, kernels, compilers",
+    "serving under load",
+    "production",
+)
 
 _MAX_LAB_LINES = 15
 _MAX_SOLUTION_LINES = 30
 _MAX_IMPORT_LINES = 24  # all imports stand in one cell, so their number is the lab's and no second idea
 _MIN_HINTS = 2
+_DIFFICULTIES = range(1, 6)
+_NUM_QUIZ = 5
+# The parts that every lab has, by the heading that opens them. (`measure` has no heading that all labs share.)
+_PARTS = {
+    "# {number} · its title": r"^# {number} · \S",
+    "### Predict before you measure": r"^### Predict before you measure",
+    "## N · Break it": r"^## \d+ · Break it",
+    "## N · Summary": r"^## \d+ · Summary",
+    "### Five questions": r"^### Five questions",
+    "## N · Done": r"^## \d+ · Done",
+}
 _CARD_KEYS = ("exercise", "title", "minutes", "difficulty", "version")
 _ID = {"exercise": r"{number}\.[1-9]\d*", "prediction": r"{number}\.p[1-9]\d*", "quiz": r"{number}\.q[1-9]\d*"}
 # Text that no code cell holds. The second table is allowed where a section is marked as blocked on a machine.
@@ -32,7 +51,7 @@ _HARDWARE = {
 def check_source(source: Source) -> list[str]:
     """Return one sentence for each rule that the source breaks; an empty list when it is well built."""
     problems: list[str] = []
-    for rule in (_regions, _cells, _imports, _cards, _uses, _duplicates):
+    for rule in (_header, _parts, _regions, _cells, _imports, _cards, _uses, _duplicates):
         try:
             problems += rule(source)
         except LabkitError as error:  # a cell that cannot be read is a finding, not the end of the list
@@ -54,6 +73,35 @@ def find_blocked_cells(source: Source) -> set[str]:
 
 def _code(source: Source) -> list[Cell]:
     return [cell for cell in source.cells if cell.kind == "code"]
+
+
+def _header(source: Source) -> Iterator[str]:
+    phase = source.header["phase"]
+    if phase not in range(len(PHASES)):
+        yield (
+            f"solutions/src/{source.path.name}: the header says phase {phase!r}, expected 0 to {len(PHASES) - 1}. "
+            "Next: write the number of its phase."
+        )
+
+
+def _parts(source: Source) -> Iterator[str]:
+    label = f"solutions/src/{source.path.name}"
+    prose = "\n".join(cell.text for cell in source.cells if cell.kind == "markdown")
+    for heading, pattern in _PARTS.items():
+        if not re.search(pattern.format(number=source.number), prose, flags=re.MULTILINE):
+            shown = heading.format(number=source.number)
+            yield f"{label}: no heading {shown!r}. Next: write that part; CONTRIBUTING.md lists all in their order."
+    predictions, questions = (
+        {name for cell in _code(source) for name in find_calls(cell, function)} for function in ("predict", "quiz")
+    )
+    if not predictions:
+        yield f'{label}: nothing is predicted. Next: write predict("{source.number}.p1", ...) before the measurement.'
+    if len(questions) != _NUM_QUIZ:
+        found = ", ".join(sorted(questions)) or "none"
+        yield (
+            f"{label}: {len(questions)} quiz questions ({found}), expected {_NUM_QUIZ}. "
+            f"Next: ask {source.number}.q1 to {source.number}.q{_NUM_QUIZ} after the summary."
+        )
 
 
 def _regions(source: Source) -> Iterator[str]:
@@ -121,6 +169,9 @@ def _cards(source: Source) -> Iterator[str]:
         missing = [key for key in _CARD_KEYS if key not in card.metadata]
         if missing:
             yield f"{card.place}: exercise {name} lacks {', '.join(missing)}. Next: add them to the cell's first line."
+        difficulty = card.metadata.get("difficulty", 1)
+        if difficulty not in _DIFFICULTIES:
+            yield f"{card.place}: exercise {name} has difficulty {difficulty!r}, expected 1 to 5. Next: choose one."
         if card.kind != "markdown":
             yield f"{card.place}: the card of exercise {name} is no Markdown cell. Next: write '# %% [markdown]'."
         if not _fits("exercise", str(name), source):

@@ -125,12 +125,16 @@ def _parse(text: str):
 
 
 def load_source(path: Path) -> Source:
-    """Read one jupytext percent file; LabkitError when its header lacks a key or does not fit its name."""
-    text = Path(path).read_text(encoding="utf-8")
-    notebook = _parse(text)
+    """Read one jupytext percent file; LabkitError when it cannot be read or its header does not fit its name."""
     name = Path(path).stem
     label = f"solutions/src/{Path(path).name}"
-    header = dict(notebook.metadata.get("labkit", {}))
+    text, notebook = _read(Path(path), label=label)
+    header = notebook.metadata.get("labkit") or {}
+    if not isinstance(header, dict):
+        raise LabkitError(
+            f"{label}: the header's labkit block is {header!r}, expected one line for each key.",
+            next_step=f"Write all of: {', '.join(_HEADER_KEYS)}.",
+        )
     missing = [key for key in _HEADER_KEYS if key not in header]
     if missing:
         raise LabkitError(
@@ -151,7 +155,27 @@ def load_source(path: Path) -> Source:
         )
         for position, cell in enumerate(notebook.cells, start=1)
     )
-    return Source(path=Path(path), name=name, header=header, cells=cells, hash=_hash(text))
+    return Source(path=Path(path), name=name, header=dict(header), cells=cells, hash=_hash(text))
+
+
+def _read(path: Path, *, label: str):
+    """Return (text, notebook) of a source file; both kinds of damage name the file and the place."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise LabkitError(
+            f"{label}: line {line} has a byte that is not UTF-8 ({error.object[error.start]:#04x}).",
+            next_step="Save the file as UTF-8.",
+        ) from error
+    try:
+        return text, _parse(text)
+    except Exception as error:  # jupytext passes on what its YAML reader raises, and has errors of its own
+        reason = " ".join(str(error).split())
+        raise LabkitError(
+            f"{label}: cannot be read as a jupytext percent file: {reason}",
+            next_step="Mend its header (YAML between two lines '# ---').",
+        ) from error
 
 
 def make_notebook(source: Source, *, kind: str):
