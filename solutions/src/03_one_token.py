@@ -503,7 +503,7 @@ if IS_BUILT and ready("03.4"):
 
 # %% [markdown]
 # **What you should see.** Without the cache the time grows with the text, as the count does: it is mostly arithmetic. (It lies
-# somewhat above its line: masks, softmax and copies are not counted.) With the cache the time hardly grows, and it lies far above
+# a few times above its line: masks, softmax and copies are not counted, and few rows multiply more slowly than 512.) With the cache the time hardly grows, and it lies far above
 # its line: a step with one row is *not* bound by arithmetic. So the
 # cache saves a factor of hundreds in FLOPs and much less in time. It is still the best bargain in serving: its price is memory,
 # `kv_bytes`, which lab 30 is about.
@@ -644,12 +644,15 @@ if IS_BUILT:
     kept_rotate = rotate
 
     def rotate_from_zero(x, positions, *, theta):
-        return kept_rotate(x, positions - positions[0], theta=theta)
+        return kept_rotate(x, positions - 1 * positions[0], theta=theta)
+
+    def rotate_right(x, positions, *, theta):  # the same operations, so that only the mistake differs
+        return kept_rotate(x, positions - 0 * positions[0], theta=theta)
 
     runs = {"right": [], "wrong": []}
     for number in range(choose_by_budget(learner=12, ci=6)):
         for name in sorted(runs, reverse=number % 2):
-            with patch("__main__.rotate", rotate_from_zero if name == "wrong" else kept_rotate):
+            with patch("__main__.rotate", rotate_from_zero if name == "wrong" else rotate_right):
                 runs[name].append(generate(question, 40, is_cached=True))
     seconds = {name: [(stamps_s[-1] - stamps_s[0]) / 39 for *_, stamps_s in some] for name, some in runs.items()}
 
@@ -667,7 +670,7 @@ if IS_BUILT:
     print(f"logits of one cached step differ by up to {(behind - theirs[:, 50:51]).abs().max():.2g}")
 
 # %% [markdown]
-# **What you should see.** The speed is right, the text may still look like code, and a benchmark that counts tokens notices nothing. Only
+# **What you should see.** The speed is nearly the same, the text may still look like code, and a benchmark that counts tokens notices nothing. Only
 # the comparison with logits that are known to be right does. So every engine of this course is first held to the same tokens,
 # then timed. (With random weights all text is nonsense; the logits still tell.)
 

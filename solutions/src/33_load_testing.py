@@ -725,10 +725,11 @@ if IS_TUNING:
 #
 # `rounds` is a list of dicts: `{"default": (0.41, "valid"), "control": (0.40, "valid"), "cache": (0.20, "INVALID"),
 # ...}`, the p95 in seconds and the verdict on the client. Return `(verdicts, best)`. `verdicts` has for every name but
-# `default` the word `"faster"`, `"slower"` or `"cannot tell"`, against `default`, in pairs, at 95 %. A pair in which
-# one of the **two** runs is INVALID is left out; with fewer than two pairs you cannot tell. `best` is the name with the
-# largest gain among those that are faster, `"default"` when none is, and `None` when the **control** is anything but
-# `"cannot tell"`: then something else than the settings made differences.
+# `default` the word `"faster"`, `"slower"` or `"cannot tell"`, against `default`, at 95 %, by the ratio within each pair
+# (a round on a slow machine must not count for more). A pair in which one of the **two** runs is INVALID is left out; with
+# fewer than two pairs you cannot tell. `best` is the name with the largest gain among those that are faster, `"default"`
+# when none is, and `None` when the **control** is anything but `"cannot tell"`: then something else than the settings made
+# differences.
 #
 # <details><summary>Hint 1</summary>
 #
