@@ -5,13 +5,15 @@ PYTHON ?= $(or $(shell for name in python3.11 python3.12 python3.13 python3; do 
 	"$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1 \
 	&& echo "$$name" && break; done),python3)
 VENV ?= .venv
-RUN = $(VENV)/bin/python
+# A path may hold a space, which $(abspath) would take for the end of one.
+VENV_PATH = $(if $(filter /%,$(firstword $(VENV))),,$(CURDIR)/)$(VENV)
+RUN = "$(VENV_PATH)/bin/python"
 
 # OpenMP threads that wait by spinning make small models up to fifteen times slower on a busy machine.
 export OMP_WAIT_POLICY = passive
 
 # The environment's programs first; a fresh home for progress and records, removed at the end.
-IN_VENV = PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+IN_VENV = PATH="$(VENV_PATH)/bin:$$PATH"
 FRESH = home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	$(IN_VENV) LABKIT_HOME="$$home/home" LABKIT_RUNS="$$home/runs"
 NBVAL = --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -p no:cacheprovider
@@ -36,7 +38,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 16
 
 setup:  ## make .venv and install the locked packages that fit this machine
-	@$(PYTHON) requirements/install.py --venv $(VENV)
+	@$(PYTHON) requirements/install.py --venv "$(VENV)"
 
 lab: setup  ## set up, then open JupyterLab on the first lab (pass flags on: make lab ARGS=--no-browser)
 	@$(IN_VENV) $(RUN) -m jupyterlab $(LAB_FLAGS) $(ARGS)
@@ -87,7 +89,7 @@ bump: setup  ## try newer pins in a scratch environment, report what moves (only
 record: setup  ## run one solution on this machine and keep its records: make record LAB=00
 	@mkdir -p data/recorded/$(LAB)
 	@$(FRESH) LABKIT_RUNS="$(CURDIR)/data/recorded/$(LAB)" LABKIT_BUDGET=learner \
-		$(VENV)/bin/jupyter-execute --timeout=1800 solutions/$(LAB)_*.ipynb
+		"$(VENV_PATH)/bin/jupyter-execute" --timeout=1800 solutions/$(LAB)_*.ipynb
 
 lint: setup  ## ruff alone
 	@$(RUN) -m ruff check .

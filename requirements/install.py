@@ -8,6 +8,7 @@ SyntaxError. Every finished step is written into the environment.
 """
 
 import argparse
+import contextlib
 import ctypes
 import glob
 import hashlib
@@ -29,7 +30,10 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 MIN_DRIVER = 580  # the first branch of the driver that runs CUDA 13, which the GPU lock's builds use
 MIN_CAPABILITY = (7, 5)  # Turing (T4): the oldest GPU that those builds support
 DOWNLOAD_SHARE = 0.45  # wheels beside what they unpack to (GPU tier: 4.24 of 10.01 GB), and a little room to build
-STAMP, LOG = "labkit-setup.json", "labkit-setup.log"
+STAMP, LOG, TEMPORARY = "labkit-setup.json", "labkit-setup.log", "labkit-setup-tmp"
+STEPS = ["torch", "packages", "labkit"]
+# Where there is no .venv, `make lab` would make one.
+OPEN_LAB = "OMP_WAIT_POLICY=passive python -m jupyterlab --ServerApp.ip=127.0.0.1 labs/00_start_here.ipynb"
 GIB = 1024.0**3
 
 
@@ -58,20 +62,32 @@ def check_python(version=None):
 
 def check_platform(system=None, machine=None):
     system, machine = system or platform.system(), machine or platform.machine()
-    if system != "Linux" or machine not in ("x86_64", "aarch64"):
+    if (system, machine) != ("Linux", "x86_64"):
         raise Stop(
-            "This is {} on {}; the serving engines are built for Linux on x86_64 and aarch64 only. Next: use Linux, "
-            "on Windows inside WSL 2, on a Mac inside a Linux virtual machine or container.".format(system, machine)
+            "This is {} on {}; the course's packages are built for Linux on x86_64 only (processors of Intel and AMD). "
+            "Next: use Linux on such a machine, on Windows inside WSL 2. From a Mac: a Linux machine elsewhere, or "
+            "Colab (README.md).".format(system, machine)
         )
+
+
+def check_path(*folders):
+    for folder in folders:
+        for sign in ":${}":
+            if sign in folder:
+                raise Stop(
+                    "The path {} contains a {!r}, and Python's venv and setuptools cannot work in such a folder. Next: "
+                    "rename it, or move the course elsewhere, then run this again.".format(folder, sign)
+                )
 
 
 def check_compiler(which=shutil.which, include=None):
-    """Some packages have no wheels: they are built here, and one of them is written in C."""
-    if not any(which(name) for name in ("cc", "gcc", "clang")):
-        raise Stop(
-            "There is no C compiler, and a few packages are built from source. Next: install one (Debian: "
-            "apt-get install gcc g++), then run this again."
-        )
+    """Some packages have no wheels and are built here; torch and the engines compile C++ while they run."""
+    for language, names in (("C", ("cc", "gcc", "clang")), ("C++", ("g++", "c++", "clang++"))):
+        if not any(which(name) for name in names):
+            raise Stop(
+                "There is no {} compiler, and a few packages are built from source. Next: install one (Debian: "
+                "apt-get install gcc g++), then run this again.".format(language)
+            )
     include = include or sysconfig.get_paths()["include"]
     if not os.path.exists(os.path.join(include, "Python.h")):
         raise Stop(
@@ -80,10 +96,10 @@ def check_compiler(which=shutil.which, include=None):
         )
 
 
-def _output(command):
+def _output(command, timeout_s=60):
     try:
         done = subprocess.run(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=60)
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, timeout=timeout_s)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout if done.returncode == 0 else None
@@ -193,10 +209,38 @@ def normalise(name):
 def list_installed(site):
     """{normalised name: version} from the metadata folders, without importing anything."""
     found = {}
-    for folder in glob.glob(os.path.join(site, "*.dist-info")):
+    for folder in glob.glob(os.path.join(glob.escape(site), "*.dist-info")):
         name, _, version = os.path.basename(folder)[: -len(".dist-info")].rpartition("-")
         found[normalise(name)] = version
     return found
+
+
+def is_version(seen, wanted):
+    """As pip compares them: 1.0 is 1.0.0, and a wanted version that names no build is any build of it."""
+    def split(text):
+        parts = re.findall(r"\d+|[a-z]+", text)
+        parts = [int(part) if part.isdigit() else part for part in parts]
+        while parts and parts[-1] == 0:
+            parts.pop()
+        return parts
+
+    public, _, build = wanted.partition("+")
+    seen_public, _, seen_build = (seen or "").partition("+")
+    return split(seen_public) == split(public) and build in ("", seen_build)
+
+
+def find_changed(done, torch, pins, installed):
+    """{finished step: names of its packages that are gone or have another version by now}."""
+    wanted = {"torch": dict([torch.split("==")]) if torch else {}, "packages": pins}
+    changed = {step: sorted(name for name, version in packages.items()
+                            if not is_version(installed.get(normalise(name)), version))
+               for step, packages in wanted.items()}
+    changed["labkit"] = [] if "labkit" in installed else ["labkit"]
+    return {step: names for step, names in changed.items() if step in done and names}
+
+
+def list_few(names):
+    return ", ".join(names[:3]) + (" and {} more".format(len(names) - 3) if len(names) > 3 else "")
 
 
 def estimate_need_bytes(torch, pins, installed, sizes):
@@ -206,14 +250,17 @@ def estimate_need_bytes(torch, pins, installed, sizes):
         wanted["torch+cpu"] = torch.split("==")[1]
     mean = sum(sizes.values()) / float(len(sizes)) if sizes else 10e6
     return int(sum(sizes.get(name, mean) for name, version in wanted.items()
-                   if installed.get(normalise(name.split("+")[0])) != version))
+                   if not is_version(installed.get(normalise(name.split("+")[0])), version)))
 
 
 def check_disk(need, target, cache, free_of=None):
-    """Raise Stop when `need` bytes and the downloads do not fit; say the need and what is free."""
+    """Raise Stop when `need` bytes and the downloads do not fit; say the need and what is free.
+
+    The downloads count twice: pip keeps them in its cache, and until all is installed beside the packages (run_pip).
+    """
     free_of = free_of or (lambda path: shutil.disk_usage(path).free)
-    places = {}
-    for folder, amount, use in ((target, need, "packages"), (cache, need * DOWNLOAD_SHARE, "downloads")):
+    places, downloads = {}, need * DOWNLOAD_SHARE
+    for folder, amount, use in ((target, need + downloads, "packages"), (cache, downloads, "downloads")):
         while not os.path.exists(folder) and os.path.dirname(folder) != folder:
             folder = os.path.dirname(folder)
         place = places.setdefault(os.stat(folder).st_dev, {"folder": folder, "need": 0.0, "uses": []})
@@ -238,12 +285,27 @@ FAILURES = (
     (r"externally-managed-environment",
      "This Python belongs to the operating system, which does not want packages added to it. Next: activate a conda or "
      "virtual environment first, or leave --into-current away."),
+    (r"\[Errno 13\]",
+     "Something may not be written or run (Permission denied). Next: check the rights on the course's folder and on "
+     "pip's cache (did sudo make them?), then run this again."),
     (r"DO NOT MATCH THE HASHES",
      "A downloaded file is not the one that the lock names (hash mismatch). Next: run `python3 -m pip cache purge` and "
      "this again; if it stays, do not install: a mirror in between changes files."),
+    (r"Killed signal terminated program|internal compiler error: Killed",
+     "There was too little memory to compile a package, and the system stopped the compiler. Next: close other "
+     "programs, or take a machine with more memory, then run this again; it goes on from here."),
     (r"error: command .*failed|unable to execute '|Python\.h: No such file|fatal error: .*\.h: No such file",
      "A package that is built from source did not compile. Next: install the compiler and headers (Debian: apt-get "
      "install gcc g++ python3-dev) and run this again."),
+    (r"(?i)certificate[ _]verify[ _]failed",
+     "The server's certificate is not trusted here: the clock is wrong, or a proxy puts in its own. Next: check "
+     "`date`; behind such a proxy set PIP_CERT to the file of its certificate, then run this again."),
+    (r"HTTP error 5\d\d|\b5\d\d Server Error|too many 5\d\d error responses",
+     "The server of the packages has an error of its own (5xx). What was downloaded is kept. Next: wait some minutes, "
+     "then run this again; it goes on from here."),
+    (r"is not a supported wheel on this platform",
+     "A wheel was built for another Python or system. Next: use Python 3.11 to 3.13 on Linux with glibc 2.28 or newer "
+     "(`ldd --version`; Debian 10, Ubuntu 20.04), then run this again."),
     (r"Connection(?:Error|Reset|Refused| reset| refused| broken| aborted)|NewConnectionError|ConnectTimeout|"
      r"ReadTimeout|Read timed out|Temporary failure in name resolution|Name or service not known|"
      r"Network is unreachable|IncompleteRead|ProtocolError|RemoteDisconnected|ProxyError|SSLError|Retrying \(Retry",
@@ -262,12 +324,24 @@ def explain_failure(output, log):
     return "pip failed in a way that has no sentence here. Next: read the end of {}, then run this again.".format(log)
 
 
-def pip_environment():
+def pip_environment(temporary):
     """The user's pip settings, without those that would send packages elsewhere or starve the builds."""
     environ = {key: value for key, value in os.environ.items()
                if key not in ("PIP_NO_DEPS", "PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_HASHES", "PYTHONHOME")}
-    environ.update(PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PYTHONUNBUFFERED="1")
+    environ.update(PIP_USER="0", PIP_DISABLE_PIP_VERSION_CHECK="1", PYTHONUNBUFFERED="1", TMPDIR=temporary)
     return environ
+
+
+@contextlib.contextmanager
+def temporary_folder(folder):
+    """pip keeps gigabytes of wheels in its temporary folder: /tmp may be small, or memory. So it gets one here."""
+    path = os.path.join(folder, TEMPORARY)
+    shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
+    os.mkdir(path)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 class Progress(object):
@@ -307,10 +381,10 @@ def run_pip(python, arguments, log, progress=None):
     """(exit status, output) of pip; its words go to the log, its progress to the console."""
     command = [python, "-m", "pip", *arguments]
     lines, stop = [], threading.Event()
-    with open(log, "a") as sink:
+    with temporary_folder(os.path.dirname(log)) as temporary, open(log, "a") as sink:
         sink.write("\n$ pip {}\n".format(" ".join(arguments)))
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=pip_environment(),
-                                 cwd=ROOT, universal_newlines=True, errors="replace")
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
+                                 env=pip_environment(temporary), universal_newlines=True, errors="replace")
 
         def tick():  # installing takes a minute without a word from pip
             while not stop.wait(1.0):
@@ -326,6 +400,7 @@ def run_pip(python, arguments, log, progress=None):
                     progress.read(line)
         except KeyboardInterrupt:
             child.terminate()
+            child.wait()  # it writes into the temporary folder as long as it lives
             raise
         finally:
             stop.set()
@@ -348,8 +423,8 @@ class Environment(object):
 
     @property
     def site(self):
-        found = sorted(glob.glob(os.path.join(self.folder, "lib", "python3*", "site-packages")))
-        return found[-1] if found else os.path.join(self.folder, "lib")
+        """Where its packages are, given that it has the Python that runs this."""
+        return os.path.join(self.folder, "lib", "python" + own_version(), "site-packages")
 
     def load(self):
         try:
@@ -365,16 +440,73 @@ class Environment(object):
             json.dump(stamp, handle, indent=1, sort_keys=True)
         os.replace(temporary, self.stamp_path)
 
-    def runs(self):
-        return _output([self.python, "-c", "import sys"]) is not None
+    def ask_version(self):
+        """Its Python's version, as "3.11"; None where it does not run."""
+        output = _output([self.python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], timeout_s=300)
+        return (output or "").strip() or None
+
+    def has_pip(self):
+        """Python is there before pip is: a set-up that was stopped in between leaves an environment without it."""
+        return _output([self.python, "-m", "pip", "--version"], timeout_s=300) is not None
 
 
-def make_venv(environment, has_to_be_new):
-    if has_to_be_new and os.path.exists(environment.folder):
-        say("Removing the old environment.")
-        shutil.rmtree(environment.folder)
-    if os.path.exists(environment.python) and environment.runs():
+def own_version():
+    return "{}.{}".format(*sys.version_info[:2])
+
+
+@contextlib.contextmanager
+def take_turn(folder):
+    """Only one set-up at a time works in this folder. The kernel ends the turn of one that is killed."""
+    import fcntl  # Windows has none, and gets its sentence before this
+
+    os.makedirs(folder, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("Another set-up is running here; waiting for it.")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a disk without locks (NFS refuses them on folders): two at once are rare, a set-up is due
+        yield
+    finally:
+        os.close(handle)
+
+
+def find_fault(environment, stamp, tier):
+    """Why what is there must be made anew; "" where nothing is there, or it can be filled further."""
+    if not stamp and not os.path.exists(environment.python):
+        return ""
+    version = environment.ask_version()
+    if version is None:
+        return "its Python does not run"
+    if version != own_version():
+        return "it has Python {}, and this is Python {}".format(version, own_version())
+    if not environment.has_pip():
+        return "pip does not work in it"
+    # Both engines are called vllm inside: one must not be laid over the other.
+    if stamp.get("tier", tier) != tier:
+        return "it holds the {} tier, and this is the {} tier".format(stamp["tier"], tier)
+    if stamp.get("folder", environment.folder) != environment.folder:
+        return "it was moved here, and its programs still point to {}".format(stamp["folder"])
+    return ""
+
+
+def check_is_ours(folder):
+    """What is to be emptied must be an environment, or what venv makes first when it is stopped at once."""
+    names = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    if "pyvenv.cfg" not in names and not names <= {"bin", "include", "lib", "lib64", ".gitignore"}:
+        raise Stop("{} holds other things than a Python environment. Next: name another folder (`make setup "
+                   "VENV=...`), or empty this one.".format(folder))
+
+
+def make_venv(environment, fault):
+    if os.path.exists(environment.python) and not fault:
         return
+    check_is_ours(environment.folder)
+    if fault:
+        say("Removing the old environment: {}.".format(fault))
     name = os.path.basename(environment.folder)
     say("Making the environment {} with Python {}.".format(name, platform.python_version()))
     # Started from inside an environment (perhaps this very one), the Python that it was made from does the work.
@@ -382,12 +514,21 @@ def make_venv(environment, has_to_be_new):
     done = subprocess.run([python, "-m", "venv", "--clear", environment.folder], stdout=subprocess.PIPE,
                           stderr=subprocess.STDOUT, universal_newlines=True)
     if done.returncode != 0:
-        if "No space left" in done.stdout:
-            raise Stop("The disk is full. Next: free some space and run this again.")
-        raise Stop(
-            "The environment could not be made: Python's venv module does not work here. Next: install it (Debian: "
-            "apt-get install python{}.{}-venv), then run this again.".format(*sys.version_info[:2])
-        )
+        raise Stop(explain_venv_failure(done.stdout, environment.folder))
+
+
+def explain_venv_failure(output, folder):
+    if "No space left" in output:
+        return "The disk is full. Next: free some space and run this again."
+    last = (output.strip().splitlines() or ["venv said nothing"])[-1]
+    if re.search("Permission denied|Errno 13|Read-only file system", output):
+        return "The environment could not be made: {}. Next: check the rights on {}, then run this again.".format(
+            last, os.path.dirname(folder))
+    if "ensurepip" in output:
+        return ("The environment could not be made: Python's venv module does not work here. Next: install it (Debian: "
+                "apt-get install python{}-venv), then run this again.".format(own_version()))
+    return ("The environment could not be made: {}. Next: see that {} is a folder or nothing yet, then run this "
+            "again.".format(last, folder))
 
 
 def install_torch(environment, requirement):
@@ -452,35 +593,50 @@ def parse(arguments):
 
 
 def install(options):
-    started = time.time()
     check_python()
     check_platform()
     if options.into_current:
         environment = Environment(sys.prefix, sys.executable)
     else:
-        folder = os.path.abspath(options.venv)
+        folder = os.path.realpath(options.venv)  # venv refuses a link; what it leads to is a folder like any other
         environment = Environment(folder, os.path.join(folder, "bin", "python"))
+    check_path(ROOT, environment.folder)
+    if options.dry_run:
+        fill(environment, options)
+        return
+    with take_turn(os.path.dirname(environment.folder)):
+        fill(environment, options)
+
+
+def fill(environment, options):
+    started = time.time()
     tier, why = choose_tier(find_gpu(), options.tier)
     lock = os.path.abspath(options.lock or os.path.join(FOLDER, tier + ".lock"))
     torch, pins, digest = load_lock(lock)
     stamp = environment.load()
-    identity = {"tier": tier, "lock_sha256": digest, "folder": environment.folder, "course": ROOT}
-    is_same = all(stamp.get(key) == value for key, value in identity.items())
+    identity = {"tier": tier, "lock_sha256": digest, "folder": environment.folder, "course": ROOT,
+                "python": own_version()}
+    # A stamp without "python" is from before it was written; the environment itself is asked below.
+    is_same = all(stamp.get(key, value) == value for key, value in identity.items())
     done = list(stamp.get("finished", [])) if is_same else []
-    if done == ["torch", "packages", "labkit"] and environment.runs():
+    installed = list_installed(environment.site)
+    changed = find_changed(done, torch, pins, installed)
+    if done == STEPS and not changed and environment.ask_version() == own_version():
         say("The environment is complete ({} tier: {}).".format(tier, why))
         return
     say("Tier {}: {}.".format(tier, why))
-    # Both engines are called vllm inside: one must not be laid over the other. A moved folder has dead scripts.
-    is_other = bool(stamp) and (
-        (stamp.get("tier"), stamp.get("folder")) != (tier, environment.folder) or not environment.runs())
-    if options.into_current and is_other and stamp.get("tier") != tier:
-        raise Stop("This environment holds the {} tier. Next: make a new one for the {} tier.".format(
-            stamp["tier"], tier))
-    if is_other:
-        done = []
+    fault = find_fault(environment, stamp, tier)
+    if fault and options.into_current:
+        raise Stop("This environment cannot be used: {}. Next: make a new one (the first lines of environment.yml say "
+                   "how), then run this again there.".format(fault))
+    if fault:
+        done, installed, names = [], {}, []
+    else:
+        done, names = [step for step in done if step not in changed], stamp.get("names", [])
+    if changed and not fault:
+        say("Gone or changed since the last set-up, to be installed again: {}.".format(
+            list_few([name for step in STEPS for name in changed.get(step, [])])))
     check_compiler()
-    installed = {} if is_other else list_installed(environment.site)
     with open(os.path.join(FOLDER, "sizes.json")) as handle:
         need = estimate_need_bytes(torch, pins, installed, json.load(handle))
     cache = os.environ.get("PIP_CACHE_DIR") or os.path.join(
@@ -488,11 +644,12 @@ def install(options):
     check_disk(need, environment.folder, cache)
     if options.dry_run:
         steps = ["torch"] * bool(torch) + ["packages", "labkit"]
-        say("Would install into {}: {}.".format(environment.folder, ", ".join(s for s in steps if s not in done)))
+        say("Would install into {}{}: {}.".format(
+            environment.folder, ", made anew ({})".format(fault) if fault else "",
+            ", ".join(step for step in steps if step not in done)))
         return
     if not options.into_current:
-        make_venv(environment, is_other)
-    names = [] if is_other else stamp.get("names", [])
+        make_venv(environment, fault)
     stamp = dict(identity, finished=done, names=sorted(set(names) | set(pins)))
     environment.save(stamp)
     for step, work in (
@@ -502,11 +659,19 @@ def install(options):
     ):
         if step not in done:
             work()
-            done.append(step)
+            done = [name for name in STEPS if name in done or name == step]
             if step == "packages":
                 stamp["names"] = sorted(pins)
             environment.save(dict(stamp, finished=done))
-    say("Ready after {:.0f} s. Open the first lab with `make lab`.".format(time.time() - started))
+    say("Ready after {:.0f} s. Open the first lab with `{}`.".format(
+        time.time() - started, say_how_to_open(environment, options)))
+
+
+def say_how_to_open(environment, options):
+    if options.into_current:
+        return OPEN_LAB
+    is_usual = environment.folder == os.path.realpath(os.path.join(ROOT, ".venv"))
+    return "make lab" if is_usual else 'make lab VENV="{}"'.format(environment.folder)
 
 
 def main(arguments=None):
@@ -520,8 +685,9 @@ def main(arguments=None):
         sys.stderr.write("\nStopped. What is finished stays; run this again and it goes on from here.\n")
         return 130
     except OSError as error:
-        sys.stderr.write("\nThe installation stopped: {}. Next: {}, then run this again.\n".format(
-            error.strerror or error, "free some disk" if error.errno == 28 else "check the rights on this folder"))
+        sys.stderr.write("\nThe installation stopped: {}{}. Next: {}, then run this again.\n".format(
+            error.strerror or error, " ({})".format(error.filename) if error.filename else "",
+            "free some disk" if error.errno == 28 else "check the rights on this folder"))
         return 1
     return 0
 

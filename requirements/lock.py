@@ -13,6 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from install import OPEN_LAB
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 TIERS = ("cpu", "gpu")
@@ -109,6 +111,8 @@ def format_environment(pins: dict) -> str:
         "# pip checks no hashes this way. For hashes, or for a GPU, let conda bring Python only:",
         "#   conda create -n labkit python=3.11 pip && conda activate labkit",
         "#   python requirements/install.py --into-current",
+        "# Either way, the first lab opens with this (`make lab` would make a second environment):",
+        f"#   {OPEN_LAB}",
         "name: labkit",
         "channels:",
         "  - conda-forge",

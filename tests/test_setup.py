@@ -1,6 +1,7 @@
 """Does the set-up choose well, fail in sentences, and go on where it stopped? Nothing heavy is installed here."""
 
 import ast
+import fcntl
 import importlib
 import json
 import os
@@ -85,18 +86,36 @@ def test_an_old_python_on_this_machine_says_the_sentence(quick):
 
 def test_other_systems_are_told_what_to_do(install):
     install.check_platform("Linux", "x86_64")
-    for system, machine in (("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "ppc64le")):
-        with pytest.raises(install.Stop, match=f"{system} on {machine}.*Next: use Linux"):
+    # aarch64: the CPU lock pins packages of Intel's, which have no wheels for it.
+    for system, machine in (("Darwin", "arm64"), ("Windows", "AMD64"), ("Linux", "aarch64"), ("Linux", "ppc64le")):
+        with pytest.raises(install.Stop, match=f"{system} on {machine}.*x86_64 only.*Next: use Linux") as caught:
             install.check_platform(system, machine)
+        assert "From a Mac: a Linux machine elsewhere, or Colab" in str(caught.value)
+
+
+@pytest.mark.parametrize("sign", [":", "$", "{"])
+def test_a_path_that_pythons_tools_cannot_bear_is_refused_before_anything_is_done(install, course, sign, capsys):
+    install.check_path("/home/me/a course [1]/.venv")
+    course.venv = course.folder / f"a{sign}b"
+    assert course.run() == 1
+    assert re.search(rf"a{re.escape(sign)}b contains a '{re.escape(sign)}'.*Next: rename", capsys.readouterr().err)
+    assert not course.venv.exists()
 
 
 def test_a_missing_compiler_and_missing_headers_are_sentences(install, tmp_path):
     (tmp_path / "Python.h").touch()
-    install.check_compiler(lambda name: "/usr/bin/gcc" if name == "gcc" else None, str(tmp_path))
+
+    def having(*names):
+        return lambda name: f"/usr/bin/{name}" if name in names else None
+
+    install.check_compiler(having("gcc", "g++"), str(tmp_path))
+    install.check_compiler(having("clang", "clang++"), str(tmp_path))
     with pytest.raises(install.Stop, match="no C compiler.*apt-get install gcc"):
-        install.check_compiler(lambda name: None, str(tmp_path))
+        install.check_compiler(having("g++"), str(tmp_path))
+    with pytest.raises(install.Stop, match=r"no C\+\+ compiler.*apt-get install gcc g\+\+"):
+        install.check_compiler(having("gcc"), str(tmp_path))
     with pytest.raises(install.Stop, match=r"Python\.h.*python3\.\d+-dev"):
-        install.check_compiler(lambda name: "/usr/bin/gcc", str(tmp_path / "empty"))
+        install.check_compiler(having("gcc", "g++"), str(tmp_path / "empty"))
 
 
 @pytest.mark.parametrize(
@@ -164,12 +183,13 @@ def test_too_little_disk_names_the_need_and_what_is_free(install, tmp_path, caps
     target = tmp_path / "not" / "yet" / "there"
     with pytest.raises(install.Stop) as caught:
         install.check_disk(10 * GB, str(target), str(cache), free_of=lambda path: 2 * GB)
-    # One disk holds both: 10 GB of packages and the downloads' share, 14.5 GB = 13.5 GiB; 2 GB = 1.9 GiB are free.
-    assert "packages and downloads need 13.5 GiB" in str(caught.value)
+    # One disk holds all: 10 GB of packages and twice the downloads' share (pip's cache and its temporary folder),
+    # 19 GB = 17.7 GiB; 2 GB = 1.9 GiB are free.
+    assert "packages and downloads need 17.7 GiB" in str(caught.value)
     assert "only 1.9 GiB are free" in str(caught.value)
-    assert "Next: free 11.6 GiB" in str(caught.value)
+    assert "Next: free 15.8 GiB" in str(caught.value)
     install.check_disk(1 * GB, str(target), str(cache), free_of=lambda path: 2 * GB)
-    assert "need 1.4 GiB, 1.9 GiB are free" in capsys.readouterr().out
+    assert "need 1.8 GiB, 1.9 GiB are free" in capsys.readouterr().out
 
 
 def test_packages_and_downloads_on_two_disks_are_counted_apart(install, tmp_path, monkeypatch):
@@ -182,9 +202,11 @@ def test_packages_and_downloads_on_two_disks_are_counted_apart(install, tmp_path
         return SimpleNamespace(st_dev=devices[path]) if path in devices else real(path, **options)
 
     monkeypatch.setattr(install.os, "stat", stat)
-    install.check_disk(10 * GB, str(target), str(cache), free_of=lambda path: 11 * GB)
+    install.check_disk(10 * GB, str(target), str(cache), free_of={str(target): 15 * GB, str(cache): 5 * GB}.get)
     with pytest.raises(install.Stop, match="The downloads need"):
-        install.check_disk(10 * GB, str(target), str(cache), free_of={str(target): 11 * GB, str(cache): 4 * GB}.get)
+        install.check_disk(10 * GB, str(target), str(cache), free_of={str(target): 15 * GB, str(cache): 4 * GB}.get)
+    with pytest.raises(install.Stop, match="The packages need"):  # pip's temporary folder is there too
+        install.check_disk(10 * GB, str(target), str(cache), free_of={str(target): 14 * GB, str(cache): 5 * GB}.get)
 
 
 def test_every_locked_package_has_a_measured_size(lock):
@@ -221,6 +243,15 @@ COMPILE = (
     "  Building wheel for pypcre (pyproject.toml): finished with status 'error'\n"
     "  error: command '/usr/bin/gcc' failed with exit code 1\nERROR: Failed building wheel for pypcre\n"
 )
+NO_MEMORY = COMPILE.replace("  error:", "  g++: fatal error: Killed signal terminated program cc1plus\n  error:")
+CERTIFICATE = (
+    "WARNING: Retrying (Retry(total=4)) after connection broken by 'SSLError(SSLCertVerificationError(1, '[SSL: "
+    "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1002)'))': /simple/six/\n"
+)
+RIGHTS = "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/opt/x'\n"
+BUSY = (
+    "WARNING: Retrying (Retry(total=0)) after connection broken by 'ResponseError('too many 503 error responses')'\n"
+)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +263,13 @@ COMPILE = (
         ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full.*Next"),
         ("error: externally-managed-environment\n\n× This environment is", "operating system.*Next: activate"),
         (COMPILE, "did not compile.*apt-get install gcc"),
+        (NO_MEMORY, "too little memory.*Next: close other programs"),
+        (CERTIFICATE, "certificate is not trusted.*PIP_CERT"),
+        (RIGHTS, "Permission denied.*Next: check the rights"),
+        ("ERROR: HTTP error 503 while getting https://host/six.whl", "server of the packages.*Next: wait"),
+        ("requests.exceptions.HTTPError: 502 Server Error: Bad Gateway for url", "server of the packages.*Next: wait"),
+        (BUSY, "server of the packages.*Next: wait"),
+        ("ERROR: six-1.0-cp39-cp39-macosx.whl is not a supported wheel on this platform.", "another Python.*glibc"),
         ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "hash mismatch"),
         ("ERROR: No matching distribution found for numpy==9.9.9", "cannot be found.*index settings"),
         ("ERROR: something new", "no sentence here.*the.log"),
@@ -246,11 +284,18 @@ def test_each_failure_of_pip_has_its_sentence_and_names_the_log(install, output,
 # ---- the whole run, with a stub for pip ---------------------------------------------------------------------------
 
 STUB = """#!{python}
-import os, re, sys
+import glob, os, re, shutil, sys
 folder = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+own = "%d.%d" % sys.version_info[:2]
 if sys.argv[1:3] != ["-m", "pip"]:
+    changed = os.path.join(folder, "version")
+    print(open(changed).read() if os.path.exists(changed) else own)
     sys.exit(0)
 words = sys.argv[3:]
+if words == ["--version"]:
+    sys.exit(os.path.exists(os.path.join(folder, "no-pip")))
+open(os.path.join(os.environ["TMPDIR"], "wheel"), "w").close()
+open(os.path.join(folder, "temporary.txt"), "a").write(os.environ["TMPDIR"] + "\\n")
 open(os.path.join(folder, "calls.txt"), "a").write(" ".join(words) + "\\n")
 if os.path.exists(os.path.join(folder, "offline")) and "-r" in words:
     print("Collecting one==1.0")
@@ -263,11 +308,24 @@ pins = [word for word in words if "==" in word]
 if "-r" in words:
     text = open(words[words.index("-r") + 1]).read()
     pins = re.findall(r"^\\S+==\\S+", text, flags=re.M)
-site = os.path.join(folder, "lib", "python3.11", "site-packages")
+if "--editable" in words:
+    pins = ["labkit==0.1.0"]
+site = os.path.join(folder, "lib", "python" + own, "site-packages")
 for pin in pins:
     print("Collecting " + pin)
-    os.makedirs(os.path.join(site, "%s-%s.dist-info" % tuple(pin.split("=="))), exist_ok=True)
+    for old in glob.glob(os.path.join(glob.escape(site), pin.split("==")[0] + "-*.dist-info")):
+        shutil.rmtree(old)
+    os.makedirs(os.path.join(site, "%s-%s.dist-info" % tuple(pin.split("=="))))
 print("Installing collected packages: " + ", ".join(pins))
+"""
+# What `python -m venv --clear FOLDER` does, as far as it matters: what was there goes, a Python comes.
+VENV_STUB = """#!{python}
+import os, shutil, sys
+folder = sys.argv[-1]
+assert sys.argv[1:-1] == ["-m", "venv", "--clear"] and not os.path.islink(folder)
+shutil.rmtree(folder, ignore_errors=True)
+os.makedirs(os.path.join(folder, "bin"))
+shutil.copy({stub!r}, os.path.join(folder, "bin", "python"))
 """
 LOCK = "# torch==2.13.0+cpu\none==1.0 \\\n    --hash=sha256:00\ntwo==2.0 \\\n    --hash=sha256:11\n"
 
@@ -277,17 +335,30 @@ class Course:
 
     def __init__(self, install, folder):
         self.install, self.folder = install, folder
+        folder.mkdir()
         self.lock = folder / "tiny.lock"
         self.lock.write_text(LOCK)
         self.venv = folder / "venv"
+        self.base = folder / "base-python"
         self.make_stub()
 
     def make_stub(self):
         stub = self.venv / "bin" / "python"
-        stub.parent.mkdir(parents=True, exist_ok=True)
-        (self.venv / "lib" / "python3.11" / "site-packages").mkdir(parents=True, exist_ok=True)
-        stub.write_text(STUB.format(python=sys.executable))
-        stub.chmod(0o755)
+        self.site.mkdir(parents=True, exist_ok=True)
+        (self.venv / "pyvenv.cfg").touch()
+        self.write_program(stub, STUB.format(python=sys.executable))
+        spare = self.write_program(self.folder / "spare-python", stub.read_text())
+        self.write_program(self.base, VENV_STUB.format(python=sys.executable, stub=str(spare)))
+
+    def write_program(self, path, text):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+        return path
+
+    @property
+    def site(self):
+        return self.venv / "lib" / "python{}.{}".format(*sys.version_info[:2]) / "site-packages"
 
     def run(self, *arguments):
         return self.install.main(["--venv", str(self.venv), "--lock", str(self.lock), *arguments])
@@ -307,7 +378,9 @@ def course(install, tmp_path, monkeypatch):
         monkeypatch.setattr(install, name, lambda *arguments: None)
     monkeypatch.setattr(install, "find_gpu", lambda: None)
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
-    return Course(install, tmp_path)
+    course = Course(install, tmp_path / "a course [1]")
+    monkeypatch.setattr(sys, "_base_executable", str(course.base))
+    return course
 
 
 def test_a_first_run_installs_torch_then_the_lock_then_labkit(course, capsys):
@@ -319,7 +392,8 @@ def test_a_first_run_installs_torch_then_the_lock_then_labkit(course, capsys):
     assert "--no-deps --no-build-isolation" in labkit and f"--editable {ROOT}" in labkit
     said = capsys.readouterr().out
     assert "Tier cpu: no NVIDIA GPU was found." in said
-    assert "Installing 2 packages" in said and "2 of 2 packages" in said and "Ready after" in said
+    assert "Installing 2 packages" in said and "3 of 2" not in said and "2 of 2 packages" in said
+    assert re.search(r'Ready after \d+ s. Open the first lab with `make lab VENV=".*/venv"`', said)
 
 
 def test_a_second_run_asks_pip_nothing(course, capsys):
@@ -338,7 +412,8 @@ def test_a_run_that_lost_the_network_says_so_and_the_next_one_goes_on(course, ca
     course.forget()
     (course.venv / "offline").unlink()
     assert course.run() == 0
-    assert [call.split()[-1] for call in course.calls] == [str(course.lock), str(ROOT)]  # torch is not asked for again
+    packages, labkit = course.calls  # torch is not asked for again
+    assert packages.endswith(str(course.lock)) and labkit.endswith(str(ROOT))
     assert "NewConnectionError" in (course.venv / "labkit-setup.log").read_text()
 
 
@@ -354,20 +429,207 @@ def test_a_new_lock_installs_again_and_removes_what_it_no_longer_holds(course):
 def test_an_environment_of_the_other_tier_is_made_anew(course, monkeypatch, capsys):
     course.run()
     made = []
-    monkeypatch.setattr(course.install, "make_venv", lambda environment, is_new: made.append(is_new))
+    monkeypatch.setattr(course.install, "make_venv", lambda environment, fault: made.append(fault))
     assert course.run("--tier", "gpu") == 0
-    assert made == [True]
+    assert made == ["it holds the cpu tier, and this is the gpu tier"]
     assert course.run("--tier", "gpu") == 0
-    assert made == [True]  # complete now
+    assert len(made) == 1  # complete now
 
 
-def test_an_environment_whose_python_is_gone_is_made_anew(course, monkeypatch):
+def test_an_environment_whose_python_is_gone_is_made_anew(course, capsys):
+    course.run()
+    (course.venv / "bin" / "python").unlink()
+    assert course.run() == 0
+    assert "Removing the old environment: its Python does not run." in capsys.readouterr().out
+    assert len(course.calls) == 3
+
+
+def test_a_half_made_environment_is_made_anew(course, capsys):
+    (course.venv / "no-pip").touch()  # Ctrl-C came, or ensurepip is missing: Python is there, pip is not
+    assert course.run() == 0
+    assert "Removing the old environment: pip does not work in it." in capsys.readouterr().out
+    assert not (course.venv / "no-pip").exists() and len(course.calls) == 3
+
+
+def test_an_environment_of_another_python_is_made_anew(course, capsys):
+    course.run()
+    (course.venv / "version").write_text("3.9")
+    assert course.run() == 0
+    here = "{}.{}".format(*sys.version_info[:2])
+    assert f"old environment: it has Python 3.9, and this is Python {here}." in capsys.readouterr().out
+    assert not (course.venv / "version").exists() and len(course.calls) == 3
+    assert json.loads((course.venv / "labkit-setup.json").read_text())["python"] == here
+
+
+@pytest.mark.parametrize(("python", "num_calls"), [("3.9", 3), (None, 0)])
+def test_a_stamp_of_another_python_is_not_believed_but_an_old_one_that_names_none_is(course, python, num_calls):
     course.run()
     course.forget()
-    (course.venv / "bin" / "python").unlink()
-    monkeypatch.setattr(course.install, "make_venv", lambda environment, is_new: course.make_stub())
+    stamp = course.venv / "labkit-setup.json"
+    content = json.loads(stamp.read_text())
+    del content["python"]
+    stamp.write_text(json.dumps({**content, "python": python} if python else content))
     assert course.run() == 0
-    assert len(course.calls) == 3
+    assert len(course.calls) == num_calls
+
+
+def test_what_is_no_environment_is_not_emptied(course, capsys):
+    course.venv = course.folder / "documents"
+    course.venv.mkdir()
+    (course.venv / "thesis.txt").touch()
+    assert course.run() == 1
+    assert "other things than a Python environment. Next: name another folder" in capsys.readouterr().err
+    assert (course.venv / "thesis.txt").exists()
+
+
+def test_a_link_to_another_disk_is_followed(course):
+    shutil.rmtree(course.venv)
+    (course.folder / "disk").mkdir()
+    course.venv.symlink_to(course.folder / "disk")
+    assert course.run() == 0
+    assert course.venv.is_symlink() and (course.folder / "disk" / "labkit-setup.json").exists()
+
+
+# ---- what was changed since ---------------------------------------------------------------------------------------
+
+
+def change(course, **versions):
+    """What `pip uninstall` (None) or `pip install name==version` leave behind."""
+    for name, version in versions.items():
+        for old in course.site.glob(f"{name}-*.dist-info"):
+            old.rmdir()
+        if version:
+            (course.site / f"{name}-{version}.dist-info").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("versions", "again"),
+    [
+        ({"two": None}, ["packages"]),
+        ({"two": "2.1"}, ["packages"]),
+        ({"torch": "2.13.0"}, ["torch"]),  # the CUDA build over the CPU build
+        ({"labkit": None, "one": "0.9"}, ["packages", "labkit"]),
+    ],
+)
+def test_what_was_removed_or_changed_since_is_installed_again_and_named(course, capsys, versions, again):
+    course.run()
+    course.forget()
+    capsys.readouterr()
+    change(course, **versions)
+    assert course.run() == 0
+    words = {"torch": "torch==2.13.0+cpu", "packages": "--require-hashes", "labkit": "--editable"}
+    assert [[step for step in words if words[step] in call] for call in course.calls] == [[step] for step in again]
+    said = capsys.readouterr().out
+    assert all(re.search(rf"Gone or changed since .*again: .*\b{name}\b", said) for name in versions)
+    course.forget()
+    assert course.run() == 0
+    assert course.calls == [] and "complete" in capsys.readouterr().out
+
+
+def test_of_many_changed_packages_three_are_named_and_the_rest_counted(install):
+    assert install.list_few(["a", "b", "c"]) == "a, b, c"
+    assert install.list_few(["a", "b", "c", "d", "e"]) == "a, b, c and 2 more"
+
+
+def test_versions_are_compared_as_pip_does_or_it_would_be_asked_in_vain(install):
+    same = [("2.0", "2.0.0"), ("1.1.post2", "1.1.post2"), ("2026.01", "2026.1"), ("2.13.0+cu130", "2.13.0")]
+    other = [("2.0", "2.0.1"), ("2.13.0", "2.13.0+cpu"), ("2.13.0+cu130", "2.13.0+cpu"), ("1.1", "1.1.post2"),
+             (None, "1.0"), ("1.0", "10")]  # fmt: skip
+    assert all(install.is_version(seen, wanted) for seen, wanted in same)
+    assert not any(install.is_version(seen, wanted) for seen, wanted in other)
+
+
+# ---- one at a time, in a place of its own -------------------------------------------------------------------------
+
+
+def test_a_second_set_up_waits_for_the_first(course, monkeypatch, capsys):
+    first = os.open(course.folder, os.O_RDONLY)
+    fcntl.flock(first, fcntl.LOCK_EX)
+    real, said = course.install.say, []
+
+    def say(text):
+        said.append(text)
+        if "waiting" in text:
+            assert course.calls == []
+            os.close(first)  # the first one ends
+        real(text)
+
+    monkeypatch.setattr(course.install, "say", say)
+    assert course.run() == 0
+    assert said[0] == "Another set-up is running here; waiting for it." and len(course.calls) == 3
+    assert course.run() == 0
+    assert sum("waiting" in text for text in said) == 1  # its own turn is over
+
+
+def test_a_set_up_that_is_killed_holds_up_nobody(install, tmp_path, capsys):
+    code = (f"import sys, subprocess; sys.path.insert(0, {str(FOLDER)!r}); import install\n"
+            f"with install.take_turn({str(tmp_path)!r}):\n"
+            "    child = subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL)\n"
+            "    print(child.pid, flush=True); child.wait()\n")  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as first:
+        child = int(first.stdout.readline())
+        first.kill()
+        first.wait()
+        try:
+            with install.take_turn(str(tmp_path)):
+                assert "waiting" not in capsys.readouterr().out
+        finally:
+            os.kill(child, 9)
+
+
+def test_a_disk_without_locks_does_not_stop_the_set_up(course, monkeypatch):
+    def refuse(handle, how):
+        raise OSError(9, "Bad file descriptor")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert course.run() == 0
+
+
+def test_pips_temporary_folder_is_in_the_environment_and_goes_after_success_and_failure(course):
+    (course.venv / "offline").touch()
+    for status in (1, 0):
+        assert course.run() == status
+        assert not (course.venv / "labkit-setup-tmp").exists()
+        (course.venv / "offline").unlink(missing_ok=True)
+    places = (course.venv / "temporary.txt").read_text().splitlines()
+    assert len(places) == 4 and set(places) == {str(course.venv / "labkit-setup-tmp")}
+
+
+def test_pips_temporary_folder_goes_after_a_key_press(course, monkeypatch):
+    program = '#!/bin/sh\ntouch "$TMPDIR/wheel"\necho Collecting one\nexec sleep 60\n'
+    (course.venv / "bin" / "python").write_text(program)
+    (course.venv / "labkit-setup-tmp").mkdir()
+    (course.venv / "labkit-setup-tmp" / "of-a-killed-run").touch()
+    seen = []
+
+    def press(self, line):
+        seen.append(os.listdir(course.venv / "labkit-setup-tmp"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(course.install.Progress, "read", press)
+    environment = course.install.Environment(str(course.venv), str(course.venv / "bin" / "python"))
+    with pytest.raises(KeyboardInterrupt):
+        course.install.install_packages(environment, str(course.lock), {"one": "1.0"}, [])
+    assert seen == [["wheel"]] and not (course.venv / "labkit-setup-tmp").exists()
+
+
+def test_a_conda_environment_is_told_a_command_that_makes_no_second_one(course, lock, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "prefix", str(course.venv))
+    monkeypatch.setattr(sys, "executable", str(course.venv / "bin" / "python"))
+    assert course.run("--into-current") == 0
+    said = capsys.readouterr().out
+    command = "OMP_WAIT_POLICY=passive python -m jupyterlab --ServerApp.ip=127.0.0.1 labs/00_start_here.ipynb"
+    assert f"Open the first lab with `{command}`." in said and "make lab" not in said
+    assert f"#   {command}\n" in lock.format_environment({})
+    (course.venv / "no-pip").touch()
+    change(course, two=None)
+    assert course.run("--into-current") == 1
+    assert "cannot be used: pip does not work in it. Next: make a new one" in capsys.readouterr().err
+
+
+def test_the_usual_environment_is_opened_with_make_lab(install):
+    usual = install.Environment(str(ROOT.resolve() / ".venv"), "python")
+    assert install.say_how_to_open(usual, SimpleNamespace(into_current=False)) == "make lab"
 
 
 def test_torch_comes_from_pytorchs_cpu_index_where_pip_knows_no_cpu_wheel(course, capsys):
@@ -383,7 +645,7 @@ def test_another_build_of_torch_is_never_accepted(course, monkeypatch, capsys):
     def give_cuda(python, arguments, log, progress=None):
         if "torch==2.13.0+cpu" not in arguments:
             return real(python, arguments, log, progress)
-        (course.venv / "lib/python3.11/site-packages/torch-2.13.0.dist-info").mkdir()
+        (course.site / "torch-2.13.0.dist-info").mkdir()
         return 0, ""
 
     monkeypatch.setattr(course.install, "run_pip", give_cuda)
@@ -436,10 +698,37 @@ def test_a_python_without_venv_is_a_sentence(course, monkeypatch, capsys):
     assert re.search(r"venv module does not work.*python3\.\d+-venv", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [
+        ("Error: [Errno 13] Permission denied: '/c/.venv'\n", r"Errno 13.*Next: check the rights on /c,"),
+        ("Error: [Errno 30] Read-only file system: '/c/.venv'\n", r"Errno 30.*Next: check the rights on /c,"),
+        ("a warning\nError: [Errno 20] Not a directory: '/c/.venv'\n", r"made: Error: \[Errno 20\] Not a.*Next: see"),
+        ("", "venv said nothing.*Next: see"),
+        ("Error: [Errno 28] No space left on device", "disk is full"),
+        ("not created successfully because ensurepip is not\navailable.", r"python3\.\d+-venv"),
+    ],
+)
+def test_venv_is_to_be_installed_only_where_ensurepip_is_missing(install, output, words):
+    sentence = install.explain_venv_failure(output, "/c/.venv")
+    assert re.search(words, sentence) and "Next: " in sentence
+    assert ("-venv)" in sentence) == ("ensurepip" in output)
+
+
+def test_a_file_in_the_environments_place_is_a_sentence(course, monkeypatch, capsys):
+    course.venv = course.folder / "file"
+    course.venv.touch()
+    answer = SimpleNamespace(returncode=1, stdout="Error: [Errno 20] Not a directory: 'file'\n")
+    monkeypatch.setattr(course.install.subprocess, "run", lambda *arguments, **options: answer)
+    assert course.run() == 1
+    assert re.search(r"Not a directory.*Next: see that .*file is a folder", capsys.readouterr().err)
+
+
 def test_settings_that_would_send_packages_elsewhere_are_not_passed_on(install, monkeypatch):
     for name in ("PIP_NO_DEPS", "PIP_TARGET", "PIP_FIND_LINKS"):
         monkeypatch.setenv(name, "x")
-    environ = install.pip_environment()
+    environ = install.pip_environment("/env/tmp")
+    assert environ["TMPDIR"] == "/env/tmp"
     assert "PIP_NO_DEPS" not in environ and "PIP_TARGET" not in environ
     assert environ["PIP_FIND_LINKS"] == "x" and environ["PIP_USER"] == "0"
 
@@ -813,6 +1102,15 @@ def test_what_fails_by_itself_runs_again_before_it_counts(bump, tmp_path, capsys
 # ---- every way to run anything ------------------------------------------------------------------------------------
 
 
+def show_commands(*words):
+    """What make would run for these words."""
+    # The tests are themselves started by make, and its settings are not this one's.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    done = subprocess.run(["make", "-n", "--no-print-directory", *words], cwd=ROOT, env=outside, capture_output=True,
+                          text=True, check=True)  # fmt: skip
+    return done.stdout
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_help_lists_every_target_with_its_line():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -833,15 +1131,22 @@ def test_a_target_for_one_lab_asks_which():
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_lab_sets_up_first_and_keeps_jupyterlab_at_home():
-    command = ["make", "-n", "--no-print-directory", "lab", "ARGS=--no-browser"]
-    # The tests are themselves started by make, and its settings are not this one's.
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    done = subprocess.run(command, cwd=ROOT, env=outside, capture_output=True, text=True, check=True)
-    first, last = done.stdout.splitlines()[0], " ".join(done.stdout.split("\n", 1)[1].split())
+    stdout = show_commands("lab", "ARGS=--no-browser")
+    first, last = stdout.splitlines()[0], " ".join(stdout.split("\n", 1)[1].split())
     assert "requirements/install.py" in first
     assert "--ServerApp.ip=127.0.0.1" in last and last.endswith("--no-browser")
     assert "--LabApp.default_url=/lab/tree/labs/00_start_here.ipynb" in last
-    assert "token" not in done.stdout and "password" not in done.stdout
+    assert "token" not in stdout and "password" not in stdout
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize("venv", ["/tmp/my env", "/tmp/env", "../env", ".venv"])
+def test_the_environment_may_stand_anywhere(venv):
+    path = venv if venv.startswith("/") else f"{ROOT}/{venv}"
+    stdout = show_commands("record", "LAB=00", f"VENV={venv}")
+    assert f'requirements/install.py --venv "{venv}"\n' in stdout
+    assert f'PATH="{path}/bin:$PATH"' in stdout and f'"{path}/bin/jupyter-execute"' in stdout
+    assert f'"{path}/bin/python" -m ruff' in show_commands("lint", f"VENV={venv}")
 
 
 def test_ci_runs_the_same_commands_as_a_person():
