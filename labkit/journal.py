@@ -7,16 +7,19 @@ line, so it can damage only itself; a reader names it and goes on.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
+import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DamagedLine", "Lines", "append_lines", "format_line", "load_lines"]
+__all__ = ["DamagedLine", "Lines", "append_lines", "expand_path", "format_line", "load_lines"]
 
 # File systems without locks (some network and FUSE mounts): O_APPEND and one write are then the only protection.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
@@ -40,6 +43,14 @@ class Lines:
 
     entries: tuple[tuple[int, dict], ...]
     damaged: tuple[DamagedLine, ...]
+
+
+def expand_path(path: str | Path) -> Path:
+    """Write out "~" and "~user". Raises OSError, as a path that cannot be opened does, where that user has no home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise OSError(errno.EINVAL, "the home folder of its user is not known", str(path)) from None
 
 
 def format_line(content: dict) -> str:
@@ -82,10 +93,16 @@ def append_lines(path: Path, texts: Iterable[str]) -> None:
 
 
 def load_lines(path: Path) -> Lines:
-    """Read every line of a file; a damaged one is named and skipped. Raises OSError when the file cannot be opened."""
-    with open(path, "rb") as file:
+    """Read every line of a file; a damaged one is named and skipped.
+
+    Raises OSError when the file cannot be opened, or is no regular file: a device may have no end.
+    """
+    # Without O_NONBLOCK a pipe would be waited for before anybody could see that it is one.
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
         _lock(file.fileno(), fcntl.LOCK_SH)  # not in the middle of another process's write
-        data = file.read()
+        data = file.read().removeprefix(codecs.BOM_UTF8)  # an editor may have put it there
     entries, damaged = [], []
     for number, line, is_whole in _split(data):
         try:
@@ -105,7 +122,7 @@ def _split(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
 
 def _parse(line: bytes) -> dict:
     try:
-        content = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        content = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant, parse_float=_read_float)
     except UnicodeDecodeError:
         raise ValueError("not text (UTF-8 was expected)") from None
     except json.JSONDecodeError as error:
@@ -115,6 +132,13 @@ def _parse(line: bytes) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f"a JSON object was expected, seen: {type(content).__name__}")
     return content
+
+
+def _read_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is larger than any number here")
+    return value
 
 
 def _refuse_constant(name: str) -> float:

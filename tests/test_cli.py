@@ -1,6 +1,8 @@
 """The command line: exit codes, one-line errors, JSON, and help that equals the README's."""
 
+import errno
 import fcntl
+import io
 import json
 import os
 import re
@@ -194,6 +196,50 @@ def test_a_closed_pipe_is_no_error():
     assert (run.returncode, run.stderr, run.stdout) == (0, "", "{\n")
 
 
+class Full(io.RawIOBase):
+    """A disk without room, without touching the device of that name."""
+
+    is_full = True
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return len(data)
+
+
+@pytest.mark.parametrize("argv", [["results", "list"], ["progress"], ["--help"], ["load", "--help"], []])
+def test_a_full_output_is_one_line_and_exit_code_two(monkeypatch, capsys, argv):
+    disk = Full()
+    stream = io.TextIOWrapper(io.BufferedWriter(disk), encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        assert cli.main(argv) == 2
+    disk.is_full = False
+    stream.close()
+    shown = capsys.readouterr().err
+    assert shown.startswith("labkit: the output could not be written: No space left")
+    assert len(shown.splitlines()) == 1
+
+
+def test_a_closed_output_is_one_line_and_exit_code_two(monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", None)
+        assert cli.main(["results", "list"]) == 2
+    assert capsys.readouterr().err.startswith("labkit: the standard output is closed. Next: ")
+
+
+def test_an_error_of_the_system_is_one_line_with_its_file(monkeypatch, capsys):
+    def fail(arguments):
+        raise OSError(errno.ENAMETOOLONG, "File name too long", "aaa")
+
+    monkeypatch.setattr("labkit.cli.results._run_list", fail)
+    assert cli.main(["results", "list"]) == 2
+    assert capsys.readouterr().err.startswith("labkit: aaa: File name too long. Next: ")
+
+
 # doctor and models.
 
 
@@ -272,6 +318,54 @@ def test_models_runs_on_this_machine_before_anything_is_downloaded(monkeypatch, 
 # results.
 
 
+def test_results_list_of_a_lab_without_records_names_the_labs_that_have_some(capsys):
+    assert cli.main(["results", "list", "--lab", "99"]) == 0
+    assert capsys.readouterr().out.startswith("No record yet")
+    save()
+    save_record("12", "serve", samples={"e2e_s": [1.0]})
+    assert cli.main(["results", "list", "--lab", "99"]) == 0
+    assert capsys.readouterr().out == "No record of lab 99; there are records of lab 00, 12.\n"
+
+
+def rewrite(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content) + "\n")
+
+
+def test_results_show_writes_a_character_that_the_terminal_does_not_know(tmp_path, monkeypatch):
+    record = save()
+    rewrite(tmp_path / "runs/results.jsonl", lambda content: content["command"].append("\ud800\u2192"))
+    for encoding in ("utf-8:strict", "ascii:strict"):
+        run = python("-m", "labkit", "results", "show", record.id, PYTHONIOENCODING=encoding)
+        assert run.returncode == 0, run.stderr
+        assert "\\ud800" in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content["summary"]["decode_tok_per_s"].update(p50="fast"), "p50 should be number or null"),
+        (lambda content: content["summary"]["decode_tok_per_s"].update(p50_interval={"high": 1}), "lacks low"),
+        (lambda content: content["host"].update(gpus=[{"name": 3}]), "gpus[0].name should be string"),
+    ],
+)
+def test_results_of_a_record_changed_by_hand_say_what_is_wrong_with_it(tmp_path, capsys, change, reason):
+    record = save()
+    rewrite(tmp_path / "runs/results.jsonl", change)
+    for command, code in ((["list"], 0), (["show", record.id], 2), (["verify"], 1), (["compare", record.id, "x"], 2)):
+        assert cli.main(["results", *command]) == code
+        shown = capsys.readouterr()
+        assert "line 1: " in shown.out + shown.err and reason in shown.out + shown.err
+
+
+def test_results_show_without_a_median_says_so(tmp_path, capsys):
+    record = save()
+    rewrite(tmp_path / "runs/results.jsonl", lambda content: content["summary"]["decode_tok_per_s"].update(p50=None))
+    assert cli.main(["results", "show", record.id]) == 0
+    assert "decode_tok_per_s: n 7, median unknown" in capsys.readouterr().out
+
+
 def test_results_list_names_each_record_and_its_samples(capsys):
     first, second = save(), save_record("12", "serve", samples={"e2e_s": [1.0]})
     assert cli.main(["results", "list"]) == 0
@@ -343,6 +437,24 @@ def test_results_verify_of_a_file_that_does_not_exist_is_an_error(tmp_path, caps
     for name in ("absent.jsonl", "absent"):
         assert cli.main(["results", "verify", str(tmp_path / name)]) == 2
         assert "does not exist" in capsys.readouterr().err
+
+
+def test_results_verify_of_what_holds_no_record_ends_with_one(tmp_path, capsys):
+    assert cli.main(["results", "verify"]) == 0, "one's own runs may be empty"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.jsonl").write_text("")
+    for name in ("empty", "empty.jsonl"):
+        assert cli.main(["results", "verify", str(tmp_path / name)]) == 1
+        assert f"{name} holds no record, so nothing in it was verified." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "~nosuchuser/x"])
+@pytest.mark.parametrize("command", [["results", "verify"], ["progress", "--import"], ["progress", "--export"]])
+def test_a_name_that_no_file_can_have_is_one_line_and_exit_code_two(capsys, command, name):
+    assert cli.main([*command, name]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("labkit: ") and len(shown.splitlines()) == 1
+    assert ("home folder" if name.startswith("~") else "name too long") in shown
 
 
 # progress.
@@ -518,6 +630,18 @@ def test_quiz_without_a_terminal_lists_and_asks_nothing(capsys):
     first, second = json.loads(capsys.readouterr().out)
     assert (first["id"], second["unit"]) == ("00.q1", "GB")
     assert set(first) == {"id", "level", "kind", "topic", "question", "options", "unit"}
+
+
+def test_quiz_and_load_need_neither_an_input_nor_a_place_for_errors(monkeypatch, capsys):
+    from labkit.cli.load import _show_progress
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", None)
+        patch.setattr(sys, "stderr", None)
+        assert cli.main(["quiz", "--lab", "00"]) == 0
+        assert cli.main(["results", "show", "r-0"]) == 2
+        _show_progress({"seconds": 1.0, "done": 1, "failed": 0})
+    assert "00.q1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments", [["--num", "0"], ["--num", "-1"], ["--num", "x"]])

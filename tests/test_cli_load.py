@@ -5,6 +5,8 @@ import json
 import pytest
 
 from labkit import cli
+from labkit.errors import LabkitError
+from labkit.load.compare import compare_sides, format_sides, load_side
 from labkit.results import save_record
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan, Reply
@@ -25,10 +27,11 @@ def server():
         yield fake
 
 
-def load(capsys, url, tmp_path, *more, rate=("--rate", 40)):
-    return run(
-        capsys, "load", url, *rate, "--requests", 12, "--prompt", 4, "--output", 3, "--out", tmp_path / "run", *more
-    )
+SHORT = ("--prompt", 4, "--output", 3)
+
+
+def load(capsys, url, tmp_path, *more, rate=("--rate", 40, *SHORT)):
+    return run(capsys, "load", url, *rate, "--requests", 12, "--out", tmp_path / "run", *more)
 
 
 def test_a_run_prints_its_report_and_leaves_three_files(capsys, server, tmp_path):
@@ -62,10 +65,10 @@ def test_a_run_in_which_nothing_succeeds_has_another_exit_code(capsys, tmp_path)
 @pytest.mark.parametrize(
     ("rate", "loop", "name"),
     [
-        (("--clients", 3, "--think", 0.01), "closed", "3 clients"),
-        (("--rate", 40, "--turns", 2, "--think", 0.01), "open", "sessions of 2 turns, poisson"),
-        (("--rate", 400, "--max-concurrency", 2), "closed", "poisson, capped at 2 in flight: closed"),
-        (("--rate", 40, "--arrival", "gamma", "--cv", 3), "open", "gamma"),
+        (("--clients", 3, "--think", 0.01, *SHORT), "closed", "3 clients"),
+        (("--rate", 40, "--turns", 2, "--think", 0.01, *SHORT), "open", "sessions of 2 turns, poisson"),
+        (("--rate", 400, "--max-concurrency", 2, *SHORT), "closed", "poisson, capped at 2 in flight: closed"),
+        (("--rate", 40, "--arrival", "gamma", "--cv", 3, *SHORT), "open", "gamma"),
         (("--rate", 40, "--lengths", "sharegpt4", "--scale", 0.005), "open", "poisson"),
     ],
 )
@@ -83,6 +86,9 @@ def test_a_trace_is_replayed(capsys, server, tmp_path):
     code, said = load(capsys, server.base_url, tmp_path, "--json", rate=("--trace", tmp_path / "t.csv", "--speed", 2))
     report = json.loads(said.out)
     assert report["plan"]["name"] == "replay of a trace" and report["metrics"]["whole"]["num_requests"] == 2
+    trace = ("--trace", tmp_path / "t.csv", "--requests", 1, "--out", tmp_path / "first")
+    _, said = run(capsys, "load", server.base_url, *trace, "--json")
+    assert json.loads(said.out)["metrics"]["whole"]["num_requests"] == 1, "--requests keeps the first ones"
 
 
 @pytest.mark.parametrize(
@@ -96,11 +102,79 @@ def test_a_trace_is_replayed(capsys, server, tmp_path):
         (("--rate", 5, "--prompt", "long"), "is no distribution of lengths"),
         (("--rate", 5, "--search"), "needs an SLO"),
         (("--clients", 5, "--search", "--slo", "ttft=1"), "varies the rate"),
+        (("--rate", "inf"), "--rate is inf; expected a number from"),
+        (("--rate", "nan"), "--rate is nan"),
+        (("--rate", 5, "--timeout", "nan"), "--timeout is nan"),
+        (("--rate", 5, "--seed", -1), "--seed is -1"),
+        (("--rate", 5, "--requests", -1), "--requests is -1"),
+        (("--rate", 5, "--duration", 0), "--duration is 0.0"),
+        (("--rate", 5, "--workers", -1), "--workers is -1"),
+        (("--rate", 5, "--arrival", "gamma", "--cv", 1e300), "--cv is 1e+300"),
+        (("--rate", 1e5, "--duration", 1e6), "about 1e+11 requests"),
+        (("--rate", 1, "--end-rate", 1e6, "--arrival", "ramp", "--duration", 100, "--requests", 5), "about 5e+07"),
+        (("--rate", 1000, "--duration", 900, "--turns", 2), "about 1.8e+06 requests"),
+        (("--clients", 1000, "--requests", 10_000), "about 1e+07 requests"),
+        (("--rate", 5, "--out", "~nosuchuser/x"), "the home folder of its user is not known"),
+        (("--trace", "~nosuchuser/x"), "the home folder of its user is not known"),
+        (("--rate", 5, "--header", "X: \u2192"), "a character that HTTP does not know"),
     ],
 )
-def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, more, said):
-    code, output = run(capsys, "load", "http://127.0.0.1:9", "--model", "m", "--out", tmp_path / "run", *more)
+def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    code, output = run(capsys, "load", "http://127.0.0.1:9", "--model", "m", *more)
     assert code == 2 and said in output.err and output.err.count("\n") == 1 and not output.out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h:99999", "http://h:abc", "http://h:0", "http://[::1", "http://a..b", "http://h/\u2192", "ftp://h", ""],
+)
+def test_an_address_that_is_none_is_one_line_and_exit_code_2(capsys, url):
+    code, output = run(capsys, "load", url, "--rate", 5, "--requests", 1)
+    assert code == 2 and "this URL is no address of a server" in output.err and output.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        (("--clients", 3, "--turns", 2), "--turns"),
+        (("--clients", 3, "--arrival", "gamma"), "--arrival"),
+        (("--clients", 3, "--speed", 2), "--speed"),
+        (("--rate", 3, "--cv", 2), "--cv"),
+        (("--rate", 3, "--end-rate", 2), "--end-rate"),
+        (("--rate", 3, "--think", 2), "--think"),
+        (("--rate", 3, "--shared", 2), "--shared"),
+        (("--rate", 3, "--scale", 0.5), "--scale"),
+        (("--rate", 3, "--lengths", "sharegpt4", "--prompt", 5), "--prompt"),
+        (("--trace", "t.csv", "--output", 5), "--output"),
+        (("--trace", "t.csv", "--lengths", "sharegpt4"), "--lengths"),
+        (("--rate", 3, "--search", "--slo", "ttft=1", "--out", "x"), "--out"),
+        (("--rate", 3, "--search", "--slo", "ttft=1", "--price", 2), "--price"),
+    ],
+)
+def test_an_option_without_effect_is_an_error_that_says_what_it_is_for(capsys, more, option):
+    code, output = run(capsys, "load", "http://127.0.0.1:9", "--model", "m", *more)
+    assert code == 2 and f"{option} would have no effect: it is for " in output.err, output.err
+
+
+@pytest.mark.parametrize("more", [("--seconds", -1), ("--seconds", "nan"), ("--streams", -1)])
+def test_a_ceiling_is_not_measured_with_a_number_out_of_bounds(capsys, more):
+    code, output = run(capsys, "bench-client", *more)
+    assert code == 2 and f"{more[0]} is {more[1]}" in output.err and not output.out
+
+
+@pytest.mark.parametrize("form", [("--header", "{}"), ("--header={}",)], ids=["two arguments", "one"])
+def test_no_file_of_a_run_holds_what_was_secret_in_its_command(capsys, server, tmp_path, monkeypatch, form):
+    secret = "c2VjcmV0OnNlY3JldA"
+    header = [part.format(f"Authorization: Basic {secret}") for part in form]
+    extra = ("--extra", json.dumps({"metadata": {"api_key": secret}}))
+    monkeypatch.setattr("sys.argv", ["labkit", "load", server.base_url, *header, *extra])
+    load(capsys, server.base_url, tmp_path, *header, *extra)
+    for path in (tmp_path / "run").iterdir():
+        assert secret not in path.read_text(), path.name
+    command = json.loads((tmp_path / "run" / "report.json").read_text())["provenance"]["command"]
+    assert " ".join(command).count("[redacted]") == 2
 
 
 def test_a_server_that_is_not_there_is_said_before_the_run(capsys, tmp_path):
@@ -123,6 +197,20 @@ def test_the_search_ends_with_a_rate(capsys, monkeypatch):
                          "--prompt", 4, "--output", 2)  # fmt: skip
     assert said.out.count("req/s:") >= 3
     assert code == (0 if "req/s keeps the SLO" in said.out else 1)
+
+
+def test_the_search_can_be_printed_as_json(capsys, monkeypatch):
+    import math
+
+    from labkit.load import search
+
+    found = search.SearchResult(8.0, math.inf, (search.Trial(8.0, "kept", 16, 16, 1, 0),))
+    monkeypatch.setattr(search, "run_search", lambda *arguments, **options: found)
+    call = ("load", "http://127.0.0.1:9", "--model", "m", "--rate", 8, "--search", "--slo", "ttft=1", "--json")
+    code, said = run(capsys, *call)
+    content = json.loads(said.out, parse_constant=pytest.fail)
+    assert (code, content["rate_per_s"], content["missed_per_s"]) == (0, 8.0, None)
+    assert content["trials"][0]["outcome"] == "kept"
 
 
 def test_the_ceiling_is_saved_and_shown_in_the_next_report(capsys, server, tmp_path, monkeypatch):
@@ -160,6 +248,41 @@ def test_records_are_compared_and_may_not_tell(capsys, tmp_path):
     assert said.out.count("cannot tell") == 3
     code, said = run(capsys, "results", "compare", slow.id, "r-nothing")
     assert code == 2 and "no record has the id" in said.err
+
+
+SLOW, FAST = [2.0, 2.02, 1.98, 2.01], [1.0, 1.01, 0.99, 1.005]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["ttft_s", "step_s_per_step", "peak_bytes", "kv_bytes_per_token", "energy_j", "energy_j_per_token", "cost_usd",
+     "cost_usd_per_million_tokens", "perplexity"],
+)  # fmt: skip
+def test_less_is_better_for_what_something_costs(key):
+    (row,) = compare_sides({key: FAST}, {key: SLOW})
+    assert (row.better, row.comparison.verdict) == ("lower", "faster")
+
+
+@pytest.mark.parametrize("key", ["tok_per_s", "req_per_s", "copy_byte_per_s", "num_chunks_per_s", "good_fraction"])
+def test_more_is_better_for_what_is_done_in_a_second(key):
+    (row,) = compare_sides({key: SLOW}, {key: FAST})
+    assert (row.better, row.comparison.verdict) == ("higher", "faster")
+
+
+@pytest.mark.parametrize("key", ["speedup_ratio", "num_accepted_tok", "flop_per_byte", "num_tokens", "tok_per_step"])
+def test_a_number_that_is_neither_better_high_nor_low_gets_a_ratio_and_no_verdict(key):
+    rows = compare_sides({key: SLOW}, {key: FAST})
+    text = format_sides(rows)
+    assert rows[0].comparison.ratio == pytest.approx(2.0, rel=0.01), "A over B"
+    assert f"no direction: {key} is neither better high nor low" in text
+    assert "faster" not in text and "slower" not in text
+
+
+@pytest.mark.parametrize("report", ["[]", "null", "[" * 100_000, '{"kind": "labkit load report", "metrics": []}'])
+def test_a_damaged_report_is_one_line(tmp_path, report):
+    (tmp_path / "report.json").write_text(report)
+    with pytest.raises(LabkitError, match="holds no report of a load run"):
+        load_side(str(tmp_path))
 
 
 def test_folders_of_runs_are_compared_by_run(capsys, server, tmp_path):

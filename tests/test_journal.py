@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit import journal
-from labkit.journal import append_lines, format_line, load_lines
+from labkit.journal import append_lines, expand_path, format_line, load_lines
 
 WRITE = os.write
 VALUES = st.integers() | st.text() | st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False)
@@ -128,6 +128,7 @@ def test_equal_contents_give_equal_lines_and_what_is_no_json_is_refused():
         (b"[1]", "a JSON object was expected, seen: list"),
         (b'{"x":NaN}', "NaN is not a number"),
         (b"\xff", "UTF-8"),
+        (b'{"x":-1e999}', "-1e999 is larger than any number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply|JSON"),
     ],
 )
@@ -140,6 +141,26 @@ def test_a_damaged_line_is_named_with_file_line_and_reason(tmp_path, line, reaso
     assert (bad.file, bad.line) == (str(path), 3)
     assert str(bad).startswith(f"{path}, line 3: ")
     assert re.search(reason, bad.reason)
+
+
+def test_the_mark_that_an_editor_puts_in_front_costs_no_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"a":1}\n{"a":2}\n')
+    assert read(path) == [{"a": 1}, {"a": 2}]
+    assert load_lines(path).damaged == ()
+
+
+def test_a_pipe_is_refused_without_waiting_for_its_other_end(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        load_lines(tmp_path / "pipe")
+
+
+def test_a_home_that_nobody_knows_is_an_error_of_the_path(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(expand_path("~/a")) == "/home/me/a"
+    with pytest.raises(OSError, match="home folder"):
+        expand_path("~nosuchuser/x")
 
 
 def test_a_cut_line_at_the_end_is_called_half_written(tmp_path):

@@ -1,6 +1,7 @@
 """Progress: nothing recorded is lost, and the state follows from the events."""
 
 import errno
+import functools
 import json
 import os
 import signal
@@ -296,6 +297,7 @@ def test_a_file_system_without_locks_still_records(home, monkeypatch):
         ("note", {"exercise": 1}, "exercise"),
         ("prediction", {"value": float("nan")}, "JSON"),
         ("note", {"value": object()}, "object"),
+        ("note", {"value": functools.reduce(lambda inner, _: [inner], range(100_000), [])}, "recursion"),
     ],
 )
 def test_a_wrong_event_is_refused_by_name_and_nothing_is_written(home, kind, fields, named):
@@ -383,6 +385,88 @@ def test_an_export_never_replaces_a_file_that_holds_something_else(home, tmp_pat
         assert other.read_text() == content
     with pytest.raises(ProgressError, match="itself"):
         export_progress(home / "progress.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", "no regular file"),
+        ("/", "no regular file"),
+        ("pipe", "no regular file"),
+        ("file/x", "File exists|Not a directory"),
+        ("a" * 300, "name too long"),
+        ("loop", "loop|no regular file"),
+        ("~nosuchuser/x", "home folder"),
+    ],
+)
+def test_an_export_that_cannot_be_written_says_why(home, tmp_path, name, reason):
+    append_event("setup", lab="00")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ProgressError, match=f"(?i)({reason}).*Next: Choose"):
+        export_progress(name if name.startswith("~") else tmp_path / name)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_an_export_into_a_folder_of_others_says_why(home, tmp_path):
+    (tmp_path / "theirs").mkdir(mode=0o555)
+    with pytest.raises(ProgressError, match="Permission denied"):
+        export_progress(tmp_path / "theirs" / "mine.jsonl")
+
+
+def test_an_export_that_fails_on_the_way_says_so_and_leaves_nothing(home, tmp_path, monkeypatch):
+    append_event("setup", lab="00")
+
+    def refuse(*arguments, **options):
+        raise PermissionError(errno.EACCES, "not here")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("labkit.progress.events.os.replace", refuse)
+        with pytest.raises(ProgressError, match="not here"):
+            export_progress(tmp_path / "mine.jsonl")
+        assert [path.name for path in tmp_path.iterdir()] == ["home"]
+        patch.setattr(Path, "unlink", lambda *arguments, **options: os.unlink("/nowhere"))
+        with pytest.raises(ProgressError, match="not here"):  # cleaning up fails too: the first error counts
+            export_progress(tmp_path / "mine.jsonl")
+
+
+def test_an_export_through_a_link_writes_the_file_that_it_leads_to(home, tmp_path):
+    append_event("setup", lab="00")
+    for target in (tmp_path / "real.jsonl", tmp_path / "new.jsonl"):
+        link = tmp_path / f"link-{target.name}"
+        link.symlink_to(target)
+    (tmp_path / "real.jsonl").write_text("")
+    for name in ("real.jsonl", "new.jsonl"):
+        assert export_progress(tmp_path / f"link-{name}") == 1
+        assert (tmp_path / f"link-{name}").is_symlink()
+        assert len((tmp_path / name).read_text().splitlines()) == 1
+
+
+def test_an_export_may_have_the_longest_name_that_there_is(home, tmp_path):
+    append_event("setup", lab="00")
+    assert export_progress(tmp_path / ("a" * 255)) == 1
+
+
+def test_a_home_of_nobody_is_an_error_with_a_next_step(monkeypatch):
+    monkeypatch.setenv("LABKIT_HOME", "~nosuchuser/x")
+    for action in (load_events, lambda: append_event("setup", lab="00")):
+        with pytest.raises(ProgressError, match="LABKIT_HOME, ~nosuchuser/x, cannot be used.*Next: "):
+            action()
+
+
+def test_an_infinite_number_in_an_imported_event_is_refused_with_its_place(home, tmp_path):
+    good = event("note", "00.1")
+    bad = json.dumps(event("measured", "00.p1", 1, value=1)).replace('"value": 1', '"value": 1e999')
+    (tmp_path / "both.jsonl").write_text(f"{json.dumps(good)}\n{bad}\n")
+    (tmp_path / "bad.jsonl").write_text(f"{bad}\n")
+    result = import_progress(tmp_path / "both.jsonl")
+    assert result.events == (good,)
+    assert result.damaged == ((2, "1e999 is larger than any number here"),)
+    with pytest.raises(ProgressError, match="holds no event of this course .line 1: 1e999"):
+        import_progress(tmp_path / "bad.jsonl")
 
 
 def test_an_export_of_nothing_is_an_empty_file_that_can_be_imported(home, tmp_path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import functools
 import getpass
 import hashlib
 import json
@@ -131,6 +132,32 @@ def test_an_absent_folder_has_no_records_and_an_absent_file_is_an_error(tmp_path
         find_record("r-0123456789")
 
 
+def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_path, monkeypatch):
+    save(folder=tmp_path / "a")
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(RecordError, match="a cannot be read .Permission denied.*Next: Name a file or a folder"):
+        load_records(tmp_path / "a")
+
+
+def test_what_is_no_file_of_records_is_refused_with_its_reason(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for path, reason in (
+        (tmp_path / "pipe.jsonl", "no regular file"),
+        (tmp_path, "no regular file"),
+        (tmp_path / ("a" * 300), "name too long"),
+        ("~nosuchuser/x", "home folder of its user is not known"),
+    ):
+        with pytest.raises(RecordError, match=f"(?i){reason}"):
+            load_records(path)
+    monkeypatch.setenv("LABKIT_RUNS", "~nosuchuser/x")
+    with pytest.raises(RecordError, match="home folder of its user is not known"):
+        save()
+
+
 def test_numpy_arrays_and_model_objects_are_accepted():
     np = pytest.importorskip("numpy")
 
@@ -209,6 +236,9 @@ def test_the_commit_is_the_courses_and_a_change_makes_it_dirty(tmp_path, monkeyp
         ({"ttft_ms": [1.0]}, "'ttft_ms', which does not end in a unit"),
         ({"weights_gib": [1.0]}, "'weights_gib', which does not end in a unit"),
         ({"Decode_tok_per_s": [1.0]}, "does not end in a unit"),
+        ({"ttft_s": 1.0}, "ttft_s: a list of numbers was expected, seen: 1.0"),
+        ({"ttft_s": None}, "ttft_s: a list of numbers was expected, seen: None"),
+        ({"ttft_s\n": [1.0]}, "does not end in a unit"),
         ({}, "samples is empty"),
         ([1.0], "samples should be a dict"),
     ],
@@ -276,6 +306,7 @@ def test_the_fields_own_words_are_no_secrets(chosen):
     [
         {"settings": {"x": float("nan")}},
         {"settings": {"x": object()}},
+        {"settings": {"x": functools.reduce(lambda inner, _: [inner], range(100_000), [])}},
         {"settings": [1]},
         {"model": {"name": "m", "source": "stolen", "dtype": "float32"}},
         {"model": {"name": "m", "source": "local"}},
@@ -290,7 +321,10 @@ def test_what_a_record_cannot_hold_is_refused(runs, changes):
     assert not runs.exists()
 
 
-@pytest.mark.parametrize(("lab", "name"), [("0", "decode"), ("lab", "decode"), ("00", ""), ("00", "De code"), (0, "a")])
+@pytest.mark.parametrize(
+    ("lab", "name"),
+    [("0", "decode"), ("lab", "decode"), ("00", ""), ("00", "De code"), (0, "a"), ("00\n", "a"), ("00", "a\n")],
+)
 def test_a_lab_and_a_name_are_needed(lab, name):
     with pytest.raises(RecordError):
         save_record(lab, name, samples={"x_s": [1.0]})
@@ -341,6 +375,110 @@ def test_a_home_that_is_the_root_folder_changes_no_path(monkeypatch):
     assert format_place("text / more") == "text / more"
 
 
+SECRET = "hunter2Zq9"
+OF_THEIR_OWN_SHAPE = [
+    "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567", "gsk_abcdefghijklmnop12345678", "r8_abcdefghijklmnop12345678",
+    "AIzaSyA-1234567890abcdefghijklmnopqrstu", "AKIAABCDEFGHIJKLMNOP", "ASIAABCDEFGHIJKLMNOP", "sk-ant-api03-0a1b2c3d",
+    "ghp_0123456789abcdefghij",
+]  # fmt: skip
+TEXTS_WITH_A_SECRET = [
+    f"http://h/v1?api_key={SECRET}", f"http://h/v1?x=1&api_key={SECRET}", f"http://h/v1?token={SECRET}#top",
+    f"http://me:{SECRET}@h/v1", f"http://me:p@{SECRET}@h/v1", f"http://me:{SECRET}/x@h/v1", f"redis://:{SECRET}@h/0",
+    f"HF_TOKEN={SECRET}", f"PASSWORD=a b&{SECRET}", f"export OPENAI_API_KEY='a {SECRET}'",
+    f"run with a=1,HF_TOKEN={SECRET}",
+    f"Authorization: Basic {SECRET}", f"curl -H 'Authorization: Basic {SECRET}' http://h", f"X-Api-Key: {SECRET}",
+    f"Cookie: session={SECRET}", f"X-Vault-Token: {SECRET}", f"vllm serve m --api-key {SECRET}",
+    f"vllm serve m --api-key={SECRET} --port 1", f'{{"api_key": "{SECRET}"}}',
+    f'{{"a": [{{"hf_tokens": ["{SECRET}"]}}]}}',
+    f"config {{'api_key': '{SECRET}'}}",
+]  # fmt: skip
+SETTINGS_WITH_A_SECRET = [
+    {"hf_token": [SECRET]}, {"token": {"value": SECRET}}, {"auth": ["me", SECRET]}, {"auth": f"me:{SECRET}"},
+    {"headers": {"Cookie": SECRET}}, {"pwd": SECRET}, {"hf_tokens": [SECRET]}, {"hftoken": SECRET},
+    {"command": ["serve", "--api-key", SECRET]}, {"command": ["curl", "-H", f"X-Mine: {SECRET}"]},
+    {"env": [f"HF_TOKEN={SECRET}"]}, {"token_1": SECRET}, {f"http://me:{SECRET}@h/v1": 3},
+]  # fmt: skip
+COMMANDS_WITH_A_SECRET = [
+    ["--header", f"X-Mine: {SECRET}"], [f"--header=X-Mine: {SECRET}"], [f"-HX-Mine: {SECRET}"], ["-H", SECRET],
+    [f"--header={SECRET}"], [f"--url=http://h?api_key={SECRET}"], ["--auth", f"me:{SECRET}"],
+    [f"--env=HF_TOKEN={SECRET}"],
+    ["-e", f"HF_TOKEN={SECRET}"], ["--pwd", SECRET], ["--password", f"-{SECRET}"], ["--set", f"api.key={SECRET}"],
+    ["--extra", json.dumps({"metadata": {"api_key": SECRET}})], ['--extra={"token": {"value": "' + SECRET + '"}}'],
+]  # fmt: skip
+ORDINARY = [
+    {"image_token": "<img>", "pad_token": "<pad>", "eos_token": "</s>", "special_token": "x", "stop_token": "\n\n"},
+    {"max_tokens": 64, "num_tokens": 3, "tokens": [1, 2], "token": "<|im_end|>", "num_secrets": 3},
+    {"password_length": 12},
+    {"sort_key": "ttft_s", "cache_key": "prefix", "key_dtype": "fp8", "primary_key": "id", "author": "me"},
+    {"engine": "hf_Llama31Instruct", "package": "sk-learn-1-2", "name": "desk-12345678"},
+    {"hash": "9e9d3b58ea2288adb59b"},
+    {"url": "http://127.0.0.1:8000/v1/models/a@main?limit=3", "git": "ssh://git@host/x", "image": "a/b:v1@sha256:0a1b"},
+    {"prompt": "next token: a word\nd = {'key': 'value'}\nsorted(x, key=len)"},
+    {"api_key_env": "THE_NAME", "auth_type": "none"},
+    {"command": ["serve", "--max-tokens", "64", "--tokenizer", "t", "--sort-key", "name", "--use-token", "--x", "1"]},
+]  # fmt: skip
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_no_secret_is_ever_in_a_record_in_whatever_form_it_comes(data):
+    text = st.sampled_from(TEXTS_WITH_A_SECRET + OF_THEIR_OWN_SHAPE)
+    chosen = data.draw(
+        text.map(lambda one: {"note": one})
+        | text.map(lambda one: {one: 1})
+        | text.map(lambda one: {"texts": ["a", {"b": one}]})
+        | st.sampled_from(SETTINGS_WITH_A_SECRET)
+    )
+    with pytest.raises(RecordError, match="looks like a secret") as error:
+        save(settings=chosen)
+    assert not any(secret in str(error.value) for secret in (SECRET, *OF_THEIR_OWN_SHAPE))
+
+
+@pytest.mark.parametrize(
+    "arguments", COMMANDS_WITH_A_SECRET + [[text] for text in TEXTS_WITH_A_SECRET + OF_THEIR_OWN_SHAPE], ids=" ".join
+)
+def test_no_secret_of_a_command_line_is_in_its_record(runs, monkeypatch, arguments):
+    monkeypatch.setattr(sys, "argv", ["bench.py", *arguments, "--seed", "3"])
+    command = save().command
+    line = (runs / "results.jsonl").read_text()
+    assert not any(secret in line for secret in (SECRET, *OF_THEIR_OWN_SHAPE))
+    assert command[0] == "bench.py" and command[-2:] == ["--seed", "3"], "the rest stays"
+
+
+@pytest.mark.parametrize("chosen", ORDINARY)
+def test_an_ordinary_setting_stays_as_it_is_also_in_a_command(chosen):
+    assert save(settings=chosen).settings == chosen
+    for key, value in chosen.items():
+        if isinstance(value, str):
+            assert format_command([f"--{key}={value}", f"--{key.replace('_', '-')}", value])[::2] == [
+                f"--{key}={value}", value
+            ]  # fmt: skip
+
+
+def test_a_home_is_named_nowhere_in_settings_and_commands(runs, monkeypatch, tmp_path):
+    home = tmp_path / "home" / "wilhelmina"
+    monkeypatch.setenv("HOME", str(home))
+    argv = ["x", f"HF_HOME={home}/hf", f"file://{home}/m", f"-I{home}/inc", f'{{"path": "{home}/m"}}', f"a:{home}:b"]
+    monkeypatch.setattr(sys, "argv", argv)
+    record = save(settings={"note": f"copied from {home}, then moved", f"{home}/m": {f"{home}/n": [f"see '{home}/o'"]}})
+    assert record.command == ["x", "HF_HOME=~/hf", "file://~/m", "-I~/inc", '{"path": "~/m"}', "a:~:b"]
+    assert record.settings == {"note": "copied from ~, then moved", "~/m": {"~/n": ["see '~/o'"]}}
+    assert "wilhelmina" not in (runs / "results.jsonl").read_text()
+
+
+def test_another_path_that_holds_the_letters_of_the_home_stays(monkeypatch):
+    monkeypatch.setenv("HOME", "/root")
+    for text in ("/data/root/x", "/rooted/x", "/root-2/x", "/root.bak"):
+        assert format_place(text) == text
+    assert format_place("in /root.") == "in ~."
+
+
+def test_a_long_text_of_one_word_is_searched_quickly():
+    """Patterns that look at every pair of places would take minutes here."""
+    for text in ("a" * 30_000, "a=" * 15_000, '"a":' * 8_000, "a: " * 10_000, "-a " * 10_000):
+        assert format_command([text]) == [text]
+
+
 def test_a_secret_is_found_at_any_depth():
     assert list(find_secrets({"a": [{"b": {"token": "x"}}]}, place="settings")) == [
         "settings.a[0].b.token looks like a secret (by its name)"
@@ -358,7 +496,7 @@ def test_a_secret_is_found_at_any_depth():
         ("{}", "schema version None"),
         ('{"schema_version": 2}', "schema version 2"),
         ('{"schema_version": 1}', "lacks id"),
-        ('{"schema_version": 1, "x": 1e999}', "lacks id"),
+        ('{"schema_version": 1, "x": 1e999}', "1e999 is larger than any number"),
     ],
 )
 def test_a_damaged_line_is_named_with_its_place_and_skipped(runs, broken, reason):
@@ -518,6 +656,8 @@ BREAKS = [
     (("model", "source"), "stolen"), (("model", "x"), 1), (("settings",), None), (("samples",), {}),
     (("samples", "ttft_s"), []), (("samples", "ttft_s"), [True]), (("samples", "ttft_s"), ["1"]),
     (("samples", "ttft"), [1.0]), (("samples", "ttft_s"), 1.0), (("summary", "ttft_s"), {}),
+    (("host", "gpus"), [{"name": 3}]), (("summary", "ttft_s", "p50"), "fast"), (("summary", "ttft_s", "mean"), None),
+    (("summary", "ttft_s", "p50_interval"), "x"), (("summary", "decode_tok_per_s", "p50_interval"), {"high": 1.0}),
     (("schema_version",), 2), (("schema_version",), "1"), (("extra",), 1),
 ]  # fmt: skip
 
@@ -532,6 +672,13 @@ def test_our_checker_and_jsonschema_agree_on_what_is_wrong(keys, value):
     faults = check_schema(content)
     assert faults
     assert all(keys[-1] in fault or keys[0] in fault for fault in faults)
+
+
+def test_a_line_end_behind_a_name_is_no_part_of_the_pattern():
+    """In a JSON schema "$" is the end of the text; Python's own `$` lets a line end stand behind it."""
+    content = save().to_dict()
+    for key, value in (("lab", "00\n"), ("name", "decode\n"), ("id", content["id"] + "\n")):
+        assert check_schema({**content, key: value}) != []
 
 
 @pytest.mark.parametrize("key", list(SCHEMA["required"]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -16,24 +18,49 @@ _COMMANDS = (doctor, models, results, progress, quiz, serve, load)  # in the ord
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; a LabkitError is one line on stderr and exit code 2."""
+    """Run one command and return its exit code; a LabkitError or OSError is one line on stderr and exit code 2."""
+    if sys.stdout is None:  # `labkit ... >&-`
+        return _fail("the standard output is closed. Next: send it to a file, or to /dev/null.")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal does not know is no error
+    try:
+        try:
+            return _run(argv)
+        finally:
+            sys.stdout.flush()  # here, not at the end of the process: it may fail
+    except LabkitError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # `labkit results list | head`
+        _drop_output()
+        return 0
+    except OSError as error:
+        _drop_output()
+        place = f"{error.filename}: " if error.filename else "the output could not be written: "
+        return _fail(f"{place}{error.strerror or error}. Next: free some space, or use another place.")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     parser = _make_parser()
     arguments = parser.parse_args(argv)
     if "run" not in arguments:
         print(parser.format_help(), end="")
         return 0
-    try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()
-    except LabkitError as error:
-        print("labkit:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `labkit results list | head`
+    return arguments.run(arguments)
+
+
+def _fail(text: str) -> int:
+    with contextlib.suppress(OSError):  # nowhere to say it
+        print("labkit:", " ".join(text.split()), file=sys.stderr)
+    return 2
+
+
+def _drop_output() -> None:
+    """Send what is still to be written to nowhere: Python would fail again at its end."""
+    with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
-    return code
 
 
 def format_help() -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
 
-from labkit.cli.parser import Parser, print_json
+from labkit.cli.load_options import check_bench_options, check_options, check_size
+from labkit.cli.parser import Parser, print_json, read_path
 from labkit.errors import LabkitError
 
 __all__ = ["add_bench_command", "add_command"]
@@ -62,6 +65,7 @@ def add_command(top: Parser) -> None:
     load.add_argument("--price", type=float, metavar="USD", help="price of the machine per hour")
     load.add_argument("--out", metavar="FOLDER", help="where requests.jsonl, report.json and report.html go")
     load.add_argument("--json", action="store_true", help="print the report as JSON")
+    load.set_defaults(get_default=load.get_default)
 
 
 def add_bench_command(top: Parser) -> None:
@@ -76,13 +80,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from labkit.load.report import format_report, save_report
     from labkit.load.run import read_slo
 
+    check_options(arguments)
     headers = dict(_read_header(text) for text in arguments.header)
-    model = arguments.model or _find_model(arguments.url, headers)
     plan = _make_plan(arguments, arguments.rate, 0)
+    model = arguments.model or _find_model(arguments.url, headers)
     slo = read_slo(arguments.slo, loop=plan.loop)
     if arguments.search:
         return _search(arguments, model, headers, slo)
-    folder = Path(arguments.out or f"load-{time.strftime('%Y%m%d-%H%M%S')}").expanduser()
+    folder = read_path(arguments.out or f"load-{time.strftime('%Y%m%d-%H%M%S')}")
     result = _load(arguments, plan, model, headers, folder)
     page = _save_page(result, save_report(result, folder))
     if arguments.json:
@@ -120,15 +125,12 @@ def _load(arguments, plan, model: str, headers, folder):
             price_usd_per_hour=arguments.price, on_progress=_show_progress,
         )  # fmt: skip
     finally:
-        if sys.stderr.isatty():
+        if _has_terminal():
             print(file=sys.stderr)
 
 
 def _search(arguments, model: str, headers, slo) -> int:
     from labkit.load.search import run_search
-
-    if arguments.rate is None or arguments.clients or arguments.trace:
-        raise LabkitError("--search varies the rate of an open loop.", next_step="give the first rate with --rate.")
 
     def run_at(rate_per_s: float, repeat: int):
         return _load(arguments, _make_plan(arguments, rate_per_s, repeat), model, headers, None)
@@ -137,7 +139,11 @@ def _search(arguments, model: str, headers, slo) -> int:
         run_at, slo, start_per_s=arguments.rate, lowest_per_s=min(arguments.rate, 10 / (arguments.duration or 30.0)),
         on_trial=lambda trial: print(f"{trial.rate_per_s:.3g} req/s: {trial.outcome}", file=sys.stderr),
     )  # fmt: skip
-    print(found)
+    if arguments.json:
+        content = dataclasses.asdict(found) | {"kind": "labkit load search"}
+        print_json({key: None if value == math.inf else value for key, value in content.items()})  # none missed it
+    else:
+        print(found)
     return 0 if found.rate_per_s else 1
 
 
@@ -146,22 +152,19 @@ def _make_plan(arguments, rate_per_s: float | None, repeat: int):
     from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
     from labkit.load.trace import load_trace
 
-    chosen = [name for name in ("rate", "trace", "clients") if getattr(arguments, name) is not None]
-    if len(chosen) != 1:
-        raise LabkitError("Say how requests come.", next_step="give one of --rate, --clients and --trace.")
     lengths = {"prompt": arguments.prompt, "output": arguments.output}
     if arguments.lengths:
         found = load_published_lengths(arguments.lengths, scale=arguments.scale)
         lengths = {"prompt": found.prompt, "output": found.output}
     seed = arguments.seed + 1000 * repeat
     duration_s = arguments.duration if arguments.duration or arguments.requests else 30.0
+    check_size(arguments, rate_per_s, duration_s)
     if arguments.clients is not None:
         plan = draw_closed_plan(num_clients=arguments.clients, requests_per_client=arguments.requests,
                                 duration_s=duration_s, think_s=arguments.think, seed=seed, **lengths)  # fmt: skip
     elif arguments.trace is not None:
-        plan = draw_open_plan(
-            load_trace(arguments.trace, speed=arguments.speed, duration_s=arguments.duration), seed=seed
-        )
+        rows = load_trace(read_path(arguments.trace), speed=arguments.speed, duration_s=arguments.duration)
+        plan = draw_open_plan(rows[: arguments.requests], seed=seed)
     else:
         process = {"rate_per_s": rate_per_s, "duration_s": duration_s, "num_requests": arguments.requests,
                    "cv": arguments.cv, "end_rate_per_s": arguments.end_rate}  # fmt: skip
@@ -205,11 +208,19 @@ def _read_header(text: str) -> tuple[str, str]:
     name, sign, value = text.partition(":")
     if not sign or not name.strip():
         raise LabkitError("a --header has no colon.", next_step='write --header "Authorization: Bearer ...".')
+    try:
+        text.encode("latin-1")
+    except UnicodeEncodeError:
+        raise LabkitError("a --header has a character that HTTP does not know.", next_step="use Latin-1.") from None
     return name.strip(), value.strip()
 
 
+def _has_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _show_progress(counts) -> None:
-    if sys.stderr.isatty():
+    if _has_terminal():
         line = f"\r{counts['seconds']:6.0f} s  {counts['done']} done  {counts['failed']} failed "
         print(line, end="", file=sys.stderr, flush=True)
 
@@ -228,6 +239,7 @@ def _run_bench(arguments: argparse.Namespace) -> int:
     from labkit.load.bench import measure_ceilings, measure_streams
     from labkit.results import save_record
 
+    check_bench_options(arguments)
     kinds = ("labkit", *([arguments.against] if arguments.against else []))
 
     def show(kind: str, probe) -> None:

@@ -6,8 +6,9 @@ import argparse
 import functools
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-__all__ = ["Parser", "print_damage", "print_json"]
+__all__ = ["Parser", "print_damage", "print_json", "read_path"]
 
 _WIDTH = 100  # of the help, whatever the terminal's: the README shows the same text
 
@@ -52,6 +53,17 @@ class Parser(argparse.ArgumentParser):
     def list_all(self) -> list[Parser]:
         """List this parser and all below it, in the order of the help."""
         return [self, *(parser for child in self.children for parser in child.list_all())]
+
+
+def read_path(text: str) -> Path:
+    """Read the path of an argument, with "~" written out; LabkitError where nobody knows whose home that is."""
+    from labkit.errors import LabkitError
+    from labkit.journal import expand_path
+
+    try:
+        return expand_path(text)
+    except OSError as error:
+        raise LabkitError(f"{text} cannot be used ({error.strerror}).", next_step="write the whole path.") from None
 
 
 def print_json(content: object) -> None:

@@ -32,14 +32,14 @@ def _run_progress(arguments: argparse.Namespace) -> int:
     from labkit.progress.calibration import estimate_calibration, format_calibration
 
     notes = sys.stderr if arguments.json else sys.stdout
-    if arguments.source:
+    if arguments.source is not None:
         result = import_progress(arguments.source)
         print(f"Imported {len(result)} new events from {arguments.source}.", file=notes)
         for line, reason in result.damaged:
             print(f"skipped: {arguments.source}, line {line}: {reason}", file=notes)
-    if arguments.export:
+    if arguments.export is not None:
         print(f"Exported {export_progress(arguments.export)} events to {arguments.export}.", file=notes)
-    if arguments.json or not (arguments.source or arguments.export):
+    if arguments.json or (arguments.source is None and arguments.export is None):
         state = estimate_state(load_course(), load_events())
         if arguments.json:
             print_json(asdict(state))

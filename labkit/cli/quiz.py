@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print_json([_to_dict(question) for question in questions])
     elif not questions:
         print("No lab is finished yet, so there is nothing to ask. `labkit quiz --lab 00` asks about one lab.")
-    elif arguments.list or not sys.stdin.isatty():
+    elif arguments.list or sys.stdin is None or not sys.stdin.isatty():
         for question in questions:
             print(format_plain(format_question(question)), end="\n\n")
         print('Answer on a terminal (`labkit quiz`), or in a notebook: quiz("00.q1", answer).')

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from labkit.cli.parser import Parser, print_damage, print_json
+from labkit.cli.parser import Parser, print_damage, print_json, read_path
 
 if TYPE_CHECKING:
     from labkit.results import Record
@@ -49,9 +48,18 @@ def _run_list(arguments: argparse.Namespace) -> int:
         how = f"{record.tier}, {record.budget}, {record.model['name'] if record.model else 'no model'}"
         print(f"{record.id}  {record.time[:16]}  {record.lab}  {record.name}  {how}: {keys}")
     if not records.records:
-        print("No record yet: a lab's measuring cell saves the first.")
+        print(_explain_empty_list(arguments.lab))
     print_damage(records.damaged)
     return 0
+
+
+def _explain_empty_list(lab: str | None) -> str:
+    from labkit.results import load_records
+
+    others = sorted({record.lab for record in load_records()})
+    if not others:
+        return "No record yet: a lab's measuring cell saves the first."
+    return f"No record of lab {lab}; there are records of lab {', '.join(others)}."
 
 
 def _run_show(arguments: argparse.Namespace) -> int:
@@ -66,11 +74,10 @@ def _run_show(arguments: argparse.Namespace) -> int:
 
 
 def _run_verify(arguments: argparse.Namespace) -> int:
-    from labkit.errors import RecordError
     from labkit.results import load_records, verify_record
 
-    if arguments.file and not Path(arguments.file).expanduser().exists():
-        raise RecordError(f"{arguments.file} does not exist.", next_step="Name a file or a folder of records.")
+    if arguments.file:
+        _check_exists(arguments.file)
     loaded = load_records(arguments.file)
     num_wrong = 0
     for record in loaded:
@@ -81,7 +88,20 @@ def _run_verify(arguments: argparse.Namespace) -> int:
     print_damage(loaded.damaged)
     num_good = len(loaded) - num_wrong
     print(f"{num_good} of {len(loaded)} records verify; {len(loaded.damaged)} damaged lines.")
+    if arguments.file and not len(loaded):
+        print(f"{arguments.file} holds no record, so nothing in it was verified.")
+        return 1
     return int(num_wrong > 0 or len(loaded.damaged) > 0)
+
+
+def _check_exists(name: str) -> None:
+    from labkit.errors import RecordError
+
+    try:
+        read_path(name).stat()
+    except OSError as error:
+        reason = "does not exist" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror})"
+        raise RecordError(f"{name} {reason}.", next_step="Name a file or a folder of records.") from None
 
 
 def _format_record(record: Record) -> str:
@@ -108,6 +128,8 @@ def _format_record(record: Record) -> str:
 def _format_summary(key: str, summary: dict) -> str:
     from labkit.units import format_number
 
+    if summary["p50"] is None:  # changed by hand
+        return f"{key}: n {summary['n']}, median unknown"
     interval = summary.get("p50_interval")
     if not interval:
         return f"{key}: n {summary['n']}, median {format_number(summary['p50'])} (n too small for an interval)"

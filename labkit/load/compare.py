@@ -6,12 +6,15 @@ run gives one value per metric, because the requests of one run are correlated. 
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import LabkitError
+from labkit.journal import expand_path
 from labkit.stats import Comparison, compare
 from labkit.units import format_number
 
@@ -19,11 +22,20 @@ __all__ = ["ComparedRow", "compare_sides", "format_sides", "load_side"]
 
 _LATENCIES = ("ttft_from_schedule", "ttft", "tpot", "icl", "e2e_from_schedule", "e2e")
 _RATES = ("request_per_s", "tok_per_s", "good_per_s", "good_fraction")
+# What a key's end says about its direction: first what something costs (seconds, bytes, joules, dollars, also for each
+# step or token), then what is done in a second. Everything else (a ratio, a count, FLOP per byte) has none.
+_LOWER = re.compile(
+    r"(^|(?<!_per)_)((s|bytes|j|usd|perplexity)(_per_(tok|token|req|step|call|flop|byte|million_tokens))?|(j|usd)_per_s)$"
+)
+_HIGHER = re.compile(r"_per_s$|^good_fraction$")
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """One number of both sides: means, counts, and the comparison; None with the reason where there is none."""
+    """One number of both sides: means, counts, and the comparison; None with the reason where there is none.
+
+    `better`: "lower", "higher", or "" for a number that is neither; its comparison then gives only A over B.
+    """
 
     key: str
     mean_a: float
@@ -32,6 +44,7 @@ class ComparedRow:
     num_b: int
     comparison: Comparison | None
     reason: str = ""
+    better: str = "lower"
 
 
 def load_side(text: str, *, folder: str | Path | None = None) -> dict[str, list[float]]:
@@ -40,8 +53,9 @@ def load_side(text: str, *, folder: str | Path | None = None) -> dict[str, list[
     An INVALID run is an error: its numbers say nothing about the server.
     """
     parts = [part for part in text.split(",") if part]
-    if parts and all(Path(part).expanduser().is_dir() for part in parts):
-        sides = [_load_run(Path(part).expanduser()) for part in parts]
+    folders = [_find_run(part) for part in parts]
+    if folders and all(folders):
+        sides = [_load_run(folder) for folder in folders]
         common = [key for key in sides[0] if all(key in side for side in sides)]
         return {key: [side[key] for side in sides] for key in common}
     from labkit.results import find_record
@@ -52,22 +66,21 @@ def load_side(text: str, *, folder: str | Path | None = None) -> dict[str, list[
 def compare_sides(
     a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], *, is_paired: bool = False
 ) -> list[ComparedRow]:
-    """Compare what both sides have; a key with a rate in it is better when higher, any other when lower."""
+    """Compare what both sides have; the end of a key says whether more is better, less is, or neither."""
     rows = []
     for key in (key for key in a if key in b):
         left, right = list(a[key]), list(b[key])
         means = sum(left) / len(left), sum(right) / len(right)
-        comparison, reason = None, ""
+        comparison, reason, better = None, "", _find_direction(key)
         if min(len(left), len(right)) < 2:
             reason = "one sample a side supports no claim: repeat the run"
         elif min(*left, *right) <= 0:
-            reason = "a value is 0"
+            reason = "a value is not above 0"
         elif is_paired and len(left) != len(right):
             reason = "pairs need equal numbers of samples"
         else:
-            better = "higher" if "_per_s" in key or key.endswith("fraction") else "lower"
-            comparison = compare(left, right, is_paired=is_paired, better=better)
-        rows.append(ComparedRow(key, *means, len(left), len(right), comparison, reason))
+            comparison = compare(left, right, is_paired=is_paired, better=better or "higher")
+        rows.append(ComparedRow(key, *means, len(left), len(right), comparison, reason, better))
     if not rows:
         raise LabkitError("A and B have no number in common.", next_step="Compare two records of one name.")
     return rows
@@ -84,9 +97,29 @@ def format_sides(rows: Sequence[ComparedRow]) -> str:
         else:
             low, high = row.comparison.interval.low, row.comparison.interval.high
             ratio, ends = f"{row.comparison.ratio:.3f}", f"{low:.3f} to {high:.3f}"
-            verdict = row.comparison.verdict
-            lines.append(f"{head}{ratio} ({ends}): {verdict if verdict == 'cannot tell' else f'A is {verdict}'}")
+            lines.append(f"{head}{ratio} ({ends}): {_format_verdict(row)}")
     return "\n".join(lines)
+
+
+def _format_verdict(row: ComparedRow) -> str:
+    if not row.better:
+        return f"A over B; no direction: {row.key} is neither better high nor low"
+    verdict = row.comparison.verdict
+    return verdict if verdict == "cannot tell" else f"A is {verdict}"
+
+
+def _find_direction(key: str) -> str:
+    if _LOWER.search(key):
+        return "lower"
+    return "higher" if _HIGHER.search(key) else ""
+
+
+def _find_run(text: str) -> Path | None:
+    """Return the folder of a run; None for what is no folder, such as the id of a record."""
+    with contextlib.suppress(OSError):  # a name too long, a user who is not known
+        folder = expand_path(text)
+        return folder if folder.is_dir() else None
+    return None
 
 
 def _load_run(folder: Path) -> dict[str, float]:
@@ -101,8 +134,9 @@ def _load_run(folder: Path) -> dict[str, float]:
             )
         found = {f"{name}_p50_s": whole["latencies"][name]["p50"] for name in _LATENCIES if whole["latencies"][name]}
         steady = report["metrics"]["steady"] or whole
-        return found | {name: steady[name] for name in _RATES if steady[name] is not None}
-    except (OSError, ValueError, KeyError, TypeError):
+        found |= {name: steady[name] for name in _RATES}
+        return {name: float(value) for name, value in found.items() if value is not None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise LabkitError(
             f"{folder.name} holds no report of a load run.", next_step="Name the folder of --out."
         ) from None

@@ -5,6 +5,7 @@ An event: {"id": uuid hex, "time": UTC, "kind": "attempt", "exercise": "00.1", "
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import uuid
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from labkit.errors import ProgressError
-from labkit.journal import append_lines, format_line, load_lines
+from labkit.journal import append_lines, expand_path, format_line, load_lines
 
 __all__ = ["Events", "append_event", "export_progress", "find_progress_file", "import_progress", "load_events"]
 
@@ -54,7 +55,7 @@ def append_event(kind: str, **fields: object) -> dict:
         raise ProgressError(f"this event cannot be recorded: {reason}.", next_step="Correct the call.")
     try:
         line = format_line(event)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ProgressError(
             f"this event cannot be recorded: {error}.", next_step="Pass finite numbers, text, lists or dicts."
         ) from error
@@ -79,36 +80,50 @@ def load_events() -> Events:
 def export_progress(path: str | Path) -> int:
     """Write all events into one new file, complete or not at all, and return how many there are.
 
-    A file that is there already is replaced only when nothing in it would be lost; otherwise ProgressError.
+    A file that is there already is replaced only when nothing in it would be lost; otherwise ProgressError. A link
+    stays one: the file that it leads to is written. Anything but a regular file (a folder, a device) is refused.
     """
-    path = Path(path).expanduser()
-    if path.resolve() == find_progress_file().resolve():
-        raise ProgressError(f"{path} is the progress file itself.", next_step="Choose another name for the export.")
     events = load_events()
-    known = {event["id"] for event in events}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        if path.exists():
-            old = _load(path)
-            if old.damaged or not {event["id"] for event in old} <= known:
-                raise ProgressError(
-                    f"{path} is there already and holds something that this export does not.",
-                    next_step="Choose another name, or import that file first.",
-                )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.unlink(missing_ok=True)
-        append_lines(temporary, [format_line(event) for event in events])
-        if not events:
-            temporary.touch()
-        os.replace(temporary, path)
-    except OSError as error:
+        target = expand_path(path).resolve()
+        _check_target(target, events)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _replace(target, [format_line(event) for event in events])
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other, before Python 3.13
         raise ProgressError(
-            f"progress could not be exported to {path} ({error.strerror}).",
+            f"progress could not be exported to {path} ({getattr(error, 'strerror', None) or error}).",
             next_step="Choose a folder that you can write to and that has free space.",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return len(events)
+
+
+def _check_target(target: Path, events: Events) -> None:
+    if target == find_progress_file().resolve():
+        raise ProgressError(f"{target} is the progress file itself.", next_step="Choose another name for the export.")
+    if not target.exists() and not target.is_symlink():  # a link that leads to itself does not exist
+        return
+    if not target.is_file():
+        raise ProgressError(
+            f"{target} is there already and is no regular file.", next_step="Choose the name of a new file."
+        )
+    old = _load(target)
+    if old.damaged or not {event["id"] for event in old} <= {event["id"] for event in events}:
+        raise ProgressError(
+            f"{target} is there already and holds something that this export does not.",
+            next_step="Choose another name, or import that file first.",
+        )
+
+
+def _replace(target: Path, lines: list[str]) -> None:
+    temporary = target.with_name(f".labkit-{uuid.uuid4().hex}.tmp")  # of its own length: the target's may be the limit
+    try:
+        append_lines(temporary, lines)
+        if not lines:
+            temporary.touch()
+        os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):  # it must not hide what went wrong before
+            temporary.unlink(missing_ok=True)
 
 
 def import_progress(path: str | Path) -> Events:
@@ -116,16 +131,18 @@ def import_progress(path: str | Path) -> Events:
 
     Returns the events that were added, with the damaged lines of that file. Raises ProgressError when it is no export.
     """
-    path = Path(path).expanduser()
     try:
+        path = expand_path(path)
         new = _load(path)
     except OSError as error:
         raise ProgressError(
             f"{path} cannot be read ({error.strerror}).", next_step="Name a file that `labkit progress --export` wrote."
         ) from error
     if new.damaged and not new.events:
+        line, reason = new.damaged[0]
         raise ProgressError(
-            f"{path} holds no event of this course.", next_step="Name a file that `labkit progress --export` wrote."
+            f"{path} holds no event of this course (line {line}: {reason}).",
+            next_step="Name a file that `labkit progress --export` wrote.",
         )
     known = {event["id"] for event in load_events()}
     added = tuple(event for event in new if event["id"] not in known)
@@ -136,7 +153,12 @@ def import_progress(path: str | Path) -> Events:
 def find_progress_file() -> Path:
     """Find where this learner's progress is kept: LABKIT_HOME, else the user's data folder. It may not exist yet."""
     if home := os.environ.get("LABKIT_HOME"):
-        return Path(home).expanduser() / "progress.jsonl"
+        try:
+            return expand_path(home) / "progress.jsonl"
+        except OSError as error:
+            raise ProgressError(
+                f"LABKIT_HOME, {home}, cannot be used ({error.strerror}).", next_step="Set it to a folder of yours."
+            ) from error
     data = Path(os.environ.get("XDG_DATA_HOME", ""))
     if not data.is_absolute():  # also when it is not set: the XDG rule is to ignore a relative one
         try:

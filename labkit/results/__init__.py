@@ -1,7 +1,7 @@
 """What was measured, where, when? Append-only records, each with every sample, its provenance and its summary.
 
 `record.py` says what a record is, `schema.py` what it may contain, `provenance.py` where it was made, `redaction.py`
-what must never be in it, `store.py` saves and loads, `verify.py` recomputes.
+and `secret_names.py` what must never be in it, `store.py` saves and loads, `verify.py` recomputes.
 """
 
 from labkit.results.record import Record

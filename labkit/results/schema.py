@@ -53,7 +53,10 @@ SCHEMA = {
             "required": ["cpu", "gpus", "memory_bytes", "os", "python"],
             "properties": {
                 "cpu": {"type": "object", "required": ["name"], "properties": {"name": _TEXT}},
-                "gpus": {"type": "array", "items": {"type": "object", "required": ["name"]}},
+                "gpus": {
+                    "type": "array",
+                    "items": {"type": "object", "required": ["name"], "properties": {"name": _TEXT}},
+                },
             },
         },
         "threads": {"description": "the thread plan", "type": "object"},
@@ -89,7 +92,20 @@ SCHEMA = {
         "summary": {
             "description": "for each key of samples: count, mean, percentiles, intervals (null: n too small)",
             "type": "object",
-            "additionalProperties": {"type": "object", "required": ["n", "mean", "p50"]},
+            "additionalProperties": {
+                "type": "object",
+                "required": ["n", "mean", "p50"],
+                "properties": {
+                    "n": {"type": "number"},
+                    "mean": {"type": "number"},
+                    "p50": {"type": ["number", "null"]},
+                    "p50_interval": {
+                        "type": ["object", "null"],
+                        "required": ["low", "high"],
+                        "properties": {"low": {"type": "number"}, "high": {"type": "number"}},
+                    },
+                },
+            },
         },
     },
 }
@@ -103,6 +119,8 @@ def check_schema(content: object, *, schema: dict = SCHEMA, place: str = "") -> 
 
 
 def _find_faults(value: object, schema: dict, place: str) -> Iterator[str]:
+    if not schema:  # anything goes, however deep it is
+        return
     name = place or "the record"
     if "enum" in schema and (isinstance(value, bool) or value not in schema["enum"]):
         yield f"{name} should be one of {', '.join(map(str, schema['enum']))}, seen: {_show(value)}"
@@ -112,7 +130,7 @@ def _find_faults(value: object, schema: dict, place: str) -> Iterator[str]:
     if expected and not any(_is_of_type(value, kind) for kind in expected):
         yield f"{name} should be {' or '.join(expected)}, seen: {_show(value)}"
     elif isinstance(value, str):
-        if not re.search(schema.get("pattern", ""), value):
+        if not _matches(value, schema.get("pattern", "")):
             yield f"{name} should match {schema['pattern']}, seen: {_show(value)}"
     elif isinstance(value, list):
         if len(value) < schema.get("minItems", 0):
@@ -132,12 +150,17 @@ def _find_object_faults(value: dict, schema: dict, place: str) -> Iterator[str]:
         yield f"{name} is empty"
     others = schema.get("additionalProperties", {})
     for key, item in value.items():
-        if not re.search(schema.get("propertyNames", {}).get("pattern", ""), key):
+        if not _matches(key, schema.get("propertyNames", {}).get("pattern", "")):
             yield f"{name} has the key {key!r}, which does not end in a unit (_s, _bytes, _tok_per_s, _ratio ...)"
         if key not in known and others is False:
             yield f"{name} has the unknown key {key!r}"
             continue
         yield from _find_faults(item, known.get(key, others or {}), f"{place}.{key}" if place else key)
+
+
+def _matches(text: str, pattern: str) -> bool:
+    # In a JSON schema "$" is the end of the text; Python's would let a line end stand behind it.
+    return re.search(pattern.replace("$", r"\Z"), text) is not None
 
 
 def _is_of_type(value: object, kind: str) -> bool:

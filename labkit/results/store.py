@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from labkit.errors import RecordError
-from labkit.journal import DamagedLine, append_lines, format_line, load_lines
+from labkit.journal import DamagedLine, append_lines, expand_path, format_line, load_lines
 from labkit.results.provenance import probe_provenance
 from labkit.results.record import Record, estimate_id
 from labkit.results.redaction import find_secrets, format_place
@@ -67,18 +69,16 @@ def save_record(
         "samples": lists,
         "summary": {key: summarize(values).to_dict() for key, values in lists.items()},
     }
-    try:  # through JSON and back, so that what is returned equals what will be loaded
-        content = json.loads(format_line(content))
+    try:
+        content = _clean(content)
     except (TypeError, ValueError) as error:
         raise RecordError(
             f"this record was not saved: {error}.", next_step="Settings are finite numbers, text, lists and dicts."
         ) from error
-    if secrets := list(find_secrets({key: content[key] for key in ("name", "model", "engines", "settings")}, place="")):
+    except RecursionError:
         raise RecordError(
-            f"this record was not saved: {'; '.join(secrets)}. Records are made to be shared.",
-            next_step="Leave it out; a setting that is no secret needs a name without token, key, secret, password.",
-        )
-    content["settings"] = _shorten(content["settings"])
+            "this record was not saved: its settings are nested too deeply.", next_step="Keep what was chosen, flat."
+        ) from None
     record = Record(id=estimate_id(content), **content)
     if faults := check_schema(record.to_dict()):
         raise RecordError(
@@ -94,21 +94,14 @@ def load_records(
     """Load the records of a file, or of all .jsonl files of a folder (unless given, the learner's own runs).
 
     lab, name: only these. A damaged line, or one that does not match the schema, is named in `damaged` and skipped. A
-    folder that does not exist has no records; a file (.jsonl) that does not exist is a RecordError.
+    folder that does not exist has no records; a file (.jsonl) that does not exist is a RecordError, and so is a folder
+    that cannot be listed.
     """
-    path = _find_folder(folder_or_file)
-    files = (
-        [path] if path.is_file() or (path.suffix == ".jsonl" and not path.is_dir()) else sorted(path.glob("*.jsonl"))
-    )
     records: list[Record] = []
     damaged: list[DamagedLine] = []
-    for file in files:
-        try:
+    for file in _list_files(_find_folder(folder_or_file)):
+        with _reading(file):
             lines = load_lines(file)
-        except OSError as error:
-            raise RecordError(
-                f"{file} cannot be read ({error.strerror}).", next_step="Name a file of records, or measure first."
-            ) from error
         damaged.extend(lines.damaged)
         for number, content in lines.entries:
             try:
@@ -127,16 +120,44 @@ def find_record(record_id: str, *, folder: str | Path | None = None) -> Record:
         if record.id == record_id:
             return record
     seen = f"{len(records)} others are there" if len(records) else "there is no record yet"
+    if records.damaged:  # it may be the one that was asked for
+        seen += f"; skipped: {records.damaged[0]}"
     raise RecordError(
         f"no record has the id {record_id!r} ({seen}).", next_step="`labkit results list` shows all of them."
     )
 
 
+def _list_files(path: Path) -> list[Path]:
+    """List the files of records at a path: itself, or the .jsonl files of a folder."""
+    with _reading(path):
+        try:
+            if not stat.S_ISDIR(path.stat().st_mode):
+                return [path]
+            return sorted(file for file in path.iterdir() if file.suffix == ".jsonl")
+        except FileNotFoundError:
+            return [path] if path.suffix == ".jsonl" else []
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(
+            f"{path} cannot be read ({error.strerror}).",
+            next_step="Name a file or a folder of records that you may read, or measure first.",
+        ) from error
+
+
 def _find_folder(folder: str | Path | None) -> Path:
+    folder = os.environ.get("LABKIT_RUNS") or None if folder is None else folder
     if folder is not None:
-        return Path(folder).expanduser()
-    if named := os.environ.get("LABKIT_RUNS"):
-        return Path(named).expanduser()
+        try:
+            return expand_path(folder)
+        except OSError as error:
+            raise RecordError(
+                f"{folder} cannot be used ({error.strerror}).", next_step="Write the whole path of a folder of yours."
+            ) from error
     from labkit.environment import find_course_root
 
     return find_course_root() / "data" / "runs"
@@ -153,6 +174,13 @@ def _read_mapping(given: Mapping | None, what: str) -> dict:
 def _read_samples(key: str, values: Sequence[float]) -> list[float]:
     if isinstance(values, str | bytes | Mapping):
         values = [values]
+    try:
+        values = list(values)
+    except TypeError:
+        raise RecordError(
+            f"samples of {key}: a list of numbers was expected, seen: {values!r}.",
+            next_step="Write one value as a list of one.",
+        ) from None
     samples = []
     for index, value in enumerate(values):
         try:
@@ -183,9 +211,20 @@ def _read_model(model: object | None) -> dict | None:
     return given
 
 
+def _clean(content: dict) -> dict:
+    """Go through JSON and back, so that what is returned equals what will be loaded; refuse secrets, shorten paths."""
+    content = json.loads(format_line(content))
+    if secrets := list(find_secrets({key: content[key] for key in ("name", "model", "engines", "settings")}, place="")):
+        raise RecordError(
+            f"this record was not saved: {'; '.join(secrets)}. Records are made to be shared.",
+            next_step="Leave it out; a setting that is no secret needs a name without token, key, secret, password.",
+        )
+    return {**content, "settings": _shorten(content["settings"])}
+
+
 def _shorten(value: object) -> object:
     if isinstance(value, dict):
-        return {key: _shorten(item) for key, item in value.items()}
+        return {format_place(key): _shorten(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_shorten(item) for item in value]
     return format_place(value) if isinstance(value, str) else value

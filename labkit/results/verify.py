@@ -23,7 +23,7 @@ def verify_record(record: Record) -> list[str]:
     sentences = [f"{fault}." for fault in check_schema(content)]
     try:
         computed = estimate_id(content)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         sentences.append(f"the id cannot be computed: {error}.")
     else:
         if computed != record.id:
