@@ -63,6 +63,7 @@ WRONG_BYTES = {
     "def f(n, *, bits): return {16: 2 * n, 4: n // 2}[bits]": "raised KeyError: 8 (your line 1",
     "f = 3.8e9": "without brackets",
     "def f(n, *, bits):\n    import numpy as np\n    return np.int32(n % 2**31) * bits // 8": "Python's own integers",
+    "def f(n, *, bits):\n    import numpy as np\n    return np.float32(n) * np.float32(bits) / 8": "digits of float32",
 }
 
 
@@ -180,7 +181,7 @@ RIGHT_STREAM = STREAM.format(ttft=TTFT, rate=RATE)
 @pytest.mark.parametrize(("old", "new", "phrase"), [
     (f"return {TTFT}, {RATE} if len(t) > 1 else None", f"return {RATE} if len(t) > 1 else None, {TTFT}", "are swapped"),
     ("None, None", "0, 0", "0 looks like a measurement"),
-    ("None, None", "None", "nothing came back"),
+    ("None, None", "None", "both answers are None"),
     ("    if not t:\n        return None, None\n", "", "raised IndexError"),
     ("len(t) > 1", "len(t) > 2", "two tokens have one gap"),
     (" if len(t) > 1 else None", "", "raised ZeroDivisionError: float division by zero"),
@@ -216,7 +217,6 @@ def test_a_stream_whose_list_is_emptied_is_told_to_work_on_a_copy():
 
 
 @pytest.mark.parametrize("source", [
-    f"def f(start_s, t):\n    yield {TTFT} if t else None\n    yield {RATE} if len(t) > 1 else None",
     RIGHT_STREAM.replace("return t[0] - start_s, ", "return [t[0] - start_s, ").replace("else None", "else None]"),
     STREAM.format(ttft="__import__('numpy').float64(t[0] - start_s)", rate="__import__('numpy').array(" + RATE + ")"),
     STREAM.format(ttft=TTFT, rate="1 / (sum(b - a for a, b in zip(t, t[1:])) / (len(t) - 1))"),
@@ -224,6 +224,13 @@ def test_a_stream_whose_list_is_emptied_is_told_to_work_on_a_copy():
 def test_other_right_ways_to_read_a_stream_pass(source):
     outcome = judge_source("00.3", source)
     assert outcome.status == "passed", outcome.sentence
+
+
+def test_a_generator_of_the_right_numbers_is_told_to_return_them():
+    source = f"def f(start_s, t):\n    yield {TTFT} if t else None\n    yield {RATE} if len(t) > 1 else None"
+    outcome = judge_source("00.3", source)
+    assert outcome.status == "failed", "the next cell asks for item 1, which a generator does not have"
+    assert "`f` gives its answer by a generator (`yield`)" in outcome.sentence
 
 
 def make_answer(saved, /, **changes):
@@ -264,6 +271,12 @@ WRONG_QUOTES = [
     ({"p50_tok_per_s": True}, "a number in tok/s"),
     ({"high_tok_per_s": None}, "a number in tok/s"),
     ({"p50_tok_per_s": 7}, "at least two digits"),
+    ({"p50_tok_per_s": 0.7}, "at least two digits"),
+    ({"p50_tok_per_s": 0.0}, "at least two digits"),
+    ({"p50_tok_per_s": 74.0}, "74.0625 to the places that 74.0 shows is 74.1. Copy the digits"),
+    ({"low_tok_per_s": 72.0}, "the lower end 72.0 was rounded further than it looks"),
+    ({"p50_tok_per_s": 10**400}, "a number in tok/s"),
+    ({"p50_tok_per_s": float("nan")}, "a number in tok/s"),
     ({"record": "r-0000000000"}, "no record 'r-0000000000'"),
     ({"record": None}, "no record None"),
     ({"note": "extra"}, "these four keys: record, p50_tok_per_s"),
@@ -281,6 +294,12 @@ def test_wrong_quotes_have_their_own_sentence(record, changes, phrase):
 def test_the_record_of_something_else_is_named(record, lab, name):
     other = save_record(lab, name, samples={"decode_tok_per_s": SPEEDS})
     assert f"the record `{name}` of lab {lab}" in judge("00.4", make_answer(other)).sentence
+
+
+def test_the_record_itself_in_place_of_its_id_gets_a_short_sentence(record):
+    outcome = judge("00.4", make_answer(record) | {"record": record})
+    assert outcome.sentence == "`record` is the record itself, and its id was asked for: `stored.id`."
+    assert len(judge("00.4", make_answer(record) | {"record": ["x"] * 999}).sentence) < 200
 
 
 def test_too_few_samples_for_an_interval_are_named():

@@ -15,7 +15,8 @@ from labkit.checks._intervals import estimate_coverage
 from labkit.checks.listings import LIES, SCRIPTS, format_listing
 
 FUNCTIONS = {"01.1": "measure_seconds", "01.2": "percentile_interval", "01.3": "compare_pairs"}
-BENCH = Bench(lab01, FUNCTIONS | {"01.4": "answer"}, {"math": math, "np": np, "stats": stats, "SCRIPTS": SCRIPTS})
+TOOLS = {"math": math, "np": np, "stats": stats, "scipy": scipy, "SCRIPTS": SCRIPTS}
+BENCH = Bench(lab01, FUNCTIONS | {"01.4": "answer"}, TOOLS)
 judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
@@ -67,6 +68,10 @@ WRONG_STOPWATCHES = [
     ("    return samples", "    return [s for s in samples if s < max(samples)]", "keep every one, an outlier is news"),
     ("    return samples", "    return [1e3 * s for s in samples]", "in milliseconds"),
     ("    return samples", "    return samples[1:]", "4 samples are asked for (after 2 warm-up calls), and 3 came"),
+    ("    return samples", "    yield from samples", "gives its answer by a generator"),
+    ("    return samples", "    return [f'{s} s' for s in samples]", "sample 0 is '1.375 s', and a number of seconds"),
+    ("    return samples", "    return [10**400 for _ in samples]", "and a number of seconds is asked"),
+    (AFTER, "        synchronize()\n        synchronize()\n        samples", "more than one synchronize"),
     ("    return samples", "    return {'samples': samples}", "a list of 4 samples is asked for"),
     ("    return samples", "    print(samples)", "a list of 4 samples is asked for, and this is None"),
     ("samples.append(clock() - start)", "samples.append(start - clock())", "sample 0 is -1.375, and 1.375 s is right"),
@@ -97,7 +102,7 @@ def test_a_stopwatch_that_synchronizes_somewhere_useless_is_told_what_it_times()
     ("        function()\n    samples", "        function()\n        synchronize()\n    samples"),
     ("    return samples", "    return tuple(samples)"),
     ("    return samples", "    return np.array(samples)"),
-    ("    return samples", "    print(samples, clock())\n    yield from samples"),
+    ("    return samples", "    print(samples, clock())\n    return samples"),
 ])  # fmt: skip
 def test_other_right_stopwatches_pass(old, new):
     outcome = judge_source("01.1", RIGHT_STOPWATCH.replace(old, new))
@@ -123,6 +128,9 @@ WRONG_INTERVALS = [
     ("        return None\n", "        return float(np.median(samples)), values[0], values[-1]\n",
      "n = 5, p50, confidence 0.95: n is too small"),
     ("< confidence:\n        return", "< 2:\n        return", "got None, but ranks 1 and 6 hold it with 96.88 %"),
+    (RETURN, "print(values[low - 1], values[high - 1])", "It is None for 100 samples too: is a `return` missing"),
+    (RETURN, f"return np.array([{RETURN[7:]}])", "that is a ndarray, of which `if found` cannot be asked"),
+    ("float(np.percentile(samples, q))", "10**400", "three numbers (point, low, high)"),
     ("    if sum(below[low:high]) <",
      "    if min(1 - below[0], 1 - below[-1]) < 1 - (1 - confidence) / 2 or sum(below[low:high]) <",
      "got None, but ranks 1 and 59"),
@@ -148,7 +156,8 @@ WRONG_INTERVALS = [
     ("sum(below[best[0]:best[1]])", "sum(below[best[0]:best[1] + 1])", "one off. The sum runs"),
     ("p, values = len(samples), q / 100,", "p, values = len(samples), 0.5,", "Is the chance of a sample to lie"),
     ("(1 - p) ** (n - k)", "(1 - p) ** n", "got None"),
-    ("*, confidence=0.95):", "*, confidence=0.95):\n    confidence = 0.95", "n = 2, p50, confidence 0.5: got None"),
+    ("*, confidence=0.95):", "*, confidence=0.95):\n    confidence = 0.95",
+     "n = 10, p50, confidence 0.9: ranks 2 and 9 are those for 95 %: use the argument"),
     ("confidence=0.95", "confidence=0.9", "n = 5, p50, confidence 0.95: n is too small"),
     ("n, p, values = len(samples), q / 100, sorted(samples)",
      "samples.sort(); n, p, values = len(samples), q / 100, samples", "sorted in place"),
@@ -161,15 +170,69 @@ def test_wrong_intervals_have_their_own_sentence(old, new, phrase):
     expect_failure(judge_source("01.2", RIGHT_INTERVAL.replace(old, new)), phrase)
 
 
-@pytest.mark.parametrize("call", ["estimate_percentile_interval(samples, q)", "summarize(samples)"])
-def test_the_librarys_interval_is_refused(call):
-    outcome = judge_source("01.2", f"def f(samples, q, *, confidence=0.95): return stats.{call}")
-    expect_failure(outcome, "is the answer itself")
+FAR = """
+def f(samples, q, *, confidence=0.95):
+    n, p, values = len(samples), q / 100, sorted(samples)
+    held = np.cumsum([math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)])
+    pairs = [(a, b) for a in range(1, n) for b in range(a + 1, n + 1) if held[b - 1] - held[a - 1] >= confidence]
+    if not pairs:
+        return None
+    low, high = {choose}
+    return float(np.percentile(samples, q)), values[low - 1], values[high - 1]
+"""
 
 
-def test_other_right_intervals_pass():
-    assert judge_source("01.2", RIGHT_INTERVAL).status == "passed", "greedy narrowing is as right as the closest ranks"
-    assert judge_source("01.2", RIGHT_INTERVAL.replace(RETURN, f"return np.array([{RETURN[7:]}])")).status == "passed"
+def test_of_all_pairs_that_suffice_the_closest_is_asked_for():
+    assert judge_source("01.2", FAR.format(choose="min(pairs, key=lambda p: p[1] - p[0])")).status == "passed"
+    assert judge_source("01.2", FAR.format(choose="max(pairs, key=lambda p: p[0] - p[1])")).status == "passed"
+    last = FAR.format(choose="min(pairs, key=lambda p: (-p[0], p[1]))")
+    expect_failure(judge_source("01.2", last), "ranks 42 and 64 cannot be narrowed, but other ranks are closer: 40 and")
+
+
+def test_the_normal_approximation_is_told_that_other_ranks_are_closer():
+    source = FAR.replace(
+        "    low, high = {choose}",
+        """    spread = 1.96 * math.sqrt(n * p * (1 - p))
+    low, high = max(1, round(n * p - spread)), min(n, round(n * p + spread) + 1)""",
+    )
+    expect_failure(judge_source("01.2", source), "ranks 40 and 61 hold it with 96.5 %, more than was asked")
+
+
+LOG_GAMMA = (
+    "math.exp(math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)"
+    " + k * math.log(p) + (n - k) * math.log(1 - p))"
+)
+
+
+def test_chances_that_are_rounded_in_another_way_pass():
+    assert "math.comb(n, k) * p**k * (1 - p) ** (n - k)" in RIGHT_INTERVAL
+    source = RIGHT_INTERVAL.replace("math.comb(n, k) * p**k * (1 - p) ** (n - k)", LOG_GAMMA)
+    expect_pass(judge_source("01.2", source))
+
+
+CALLS = [
+    ("", "return stats.estimate_percentile_interval(samples, q)"),
+    ("", "return stats.summarize(samples)"),
+    ("from labkit.stats import estimate_percentile_interval as mine", "return mine(samples, q)"),
+    ("def helper(*args): return stats.estimate_percentile_interval(*args)", "return helper(samples, q)"),
+    ("", "return (lambda: stats.estimate_percentile_interval(samples, q))()"),
+    ("", "return getattr(stats, '_choose' + '_ranks')(len(samples), q / 100, confidence)"),
+]
+
+
+@pytest.mark.parametrize(("before", "call"), CALLS)
+def test_the_librarys_interval_is_refused_however_it_is_reached(before, call):
+    for _ in range(2):  # a result that labkit keeps from the first time must not hide the call
+        outcome = judge_source("01.2", f"{before}\ndef f(samples, q, *, confidence=0.95): {call}")
+        expect_failure(outcome, "is the answer itself")
+
+
+@pytest.mark.parametrize("name", ["summarize", "compare", "_choose_ranks"])
+def test_a_helper_of_the_learners_own_may_have_the_name_of_a_function_of_labkit(name):
+    helper = f"def {name}(values): return sorted(values)\n"
+    expect_pass(judge_source("01.2", helper + RIGHT_INTERVAL.replace("sorted(samples)", f"{name}(samples)")))
+    helper = f"def {name}(a, b): return math.log(b / a)\n"
+    expect_pass(judge_source("01.3", helper + RIGHT_COMPARISON.replace("math.log(b / a)", f"{name}(a, b)")))
 
 
 @pytest.mark.parametrize(("n", "p"), [(6, 0.5), (59, 0.95), (299, 0.99), (40, 0.25)])
@@ -207,7 +270,12 @@ WRONG_COMPARISONS = [
     ("return ratio, low, high, verdict", "print(verdict)", "is a `return` missing?"),
     ("gains = [", "a_s.reverse(); b_s.reverse(); gains = [", "changes its arguments"),
     ("stats.estimate_mean_interval(gains)", "stats.compare(a_s, b_s).interval", "is the answer itself"),
-    ('"cannot tell"', '"equal"', "no difference at all"),
+    ('"cannot tell"', '"equal"', "the verdict is 'equal': write one of 'faster', 'slower', 'cannot tell'"),
+    ('"faster"', '"Faster"', "the verdict is 'Faster': write one of"),
+    (VERDICT, "np.array(['faster', 'slower'])", "write one of 'faster', 'slower', 'cannot tell'"),
+    ("return ratio,", "return f'{ratio:.2f}x',", "ratio and both ends are numbers, and '2.00x' is none"),
+    ("return ratio, low, high", "return ratio, high, low", "the ends of the interval are swapped"),
+    ("return ratio, low, high", "return ratio, low if high > low else math.nan, high", "Without any spread"),
 ]  # fmt: skip
 
 
@@ -245,7 +313,9 @@ WRONG_HANDS = [
     ({"gains": "gains = [b - a for a, b in zip(a_s, b_s)]", **PLAIN}, "differences in seconds"),
     ({"error": "statistics.stdev(gains)"}, "the spread of single pairs"),
     ({"t": "1.959964"}, "1.96 is for very many pairs"),
-    ({"error": "statistics.pstdev(gains) / math.sqrt(n)"}, "a gain in each pair"),
+    ({"error": "statistics.pstdev(gains) / math.sqrt(n)"}, "of a sample it has the divisor n - 1"),
+    ({"t": "scipy.stats.t.ppf(0.975, n)"}, "Student's t has n degrees of freedom here"),
+    ({"t": "scipy.stats.t.ppf(0.95, n - 1)"}, "that t leaves 5 % on each side"),
     ({"error": "statistics.stdev(gains) / n"}, "a gain in each pair"),
 ]
 
@@ -306,7 +376,13 @@ WRONG_LIES = [
     ("a", "line", 9, "one of the two times that it uses is false"),
     ("a", "line", 4, "the device is idle when the clock starts"),
     ("a", "line", 1, "the lie is not in line 1"),
-    ("a", "line", "7", "the lie is not in line 7"),
+    ("a", "line", "7", "line is '7', and the number of one line is asked for"),
+    ("a", "line", [7], "line is [7], and the number of one line is asked for"),
+    ("a", "line", np.array([7, 8]), "the number of one line is asked for"),
+    ("a", "lie", ["no synchronization"], "is no lie of the list"),
+    ("a", "lie", np.array(["warm-up counted"] * 2), "is no lie of the list"),
+    ("a", "fixed", 10**400, "a number in s per call is asked for"),
+    ("a", "fixed", 0.012, "the right number with too few digits: give three"),
     ("a", "lie", "warm-up counted", "not 'warm-up counted'"),
     ("a", "lie", "no sync", "is no lie of the list"),
     ("a", "fixed", 0.0004, "is what it printed"),

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from check_bench import STUB, UNTOUCHED, Bench, expect_failure, expect_pass
 torch = pytest.importorskip("torch")
 pytestmark = pytest.mark.slow  # every test here computes with torch
 
-from labkit.checks import _sampling, decoder, lab03  # noqa: E402
+from labkit.checks import _deadline, _sampling, decoder, lab03  # noqa: E402
 from labkit.checks._cost import COST_MISTAKES, count_by_flops, count_right  # noqa: E402
 from labkit.checks._decoding import _MISTAKES as DECODER_MISTAKES  # noqa: E402
 from labkit.checks._decoding import _agrees, list_cases  # noqa: E402
@@ -203,6 +204,15 @@ WRONG_PIECES = [
     ([("weight * x * torch.rsqrt(mean_square + eps)",
        "weight * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()")],
      "that is LayerNorm"),
+    ([("weight * x * torch.rsqrt(mean_square + eps)",
+       "weight * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + eps).sqrt()")], "that is LayerNorm"),
+    ([("weight * x * torch.rsqrt(mean_square + eps)", "weight * x / (x.var(-1, keepdim=True) + eps).sqrt()")],
+     "it divides by a standard deviation"),
+    ([("weight * x * torch.rsqrt(mean_square + eps)", "weight * x / (x.std(-1, keepdim=True) + eps)")],
+     "it divides by a standard deviation"),
+    ([("    mean_square =", "    x = x.double()\n    mean_square =")], "`rms_norm` returns torch.float64 for"),
+    ([("mean_square + eps", "mean_square + torch.full((1,), eps)")], "would stop on a GPU"),
+    ([("first, second = x[", "x = x.double()\n    first, second = x[")], "`rotate` returns torch.float64 for"),
     ([("weight * x * torch.rsqrt", "weight * x / torch.square")], "the shape is right, the numbers are not"),
     ([("torch.rsqrt(mean_square + eps)", "1 / (mean_square + eps)")], "the root is missing"),
     ([("weight * x", "x")], "the weight is forgotten"),
@@ -295,6 +305,7 @@ WRONG_ATTENTIONS = [
      "fused attention"),
     ([(CALL, "return torch.ops.aten.scaled_dot_product_attention(q, k, v, may_look)")], "fused attention"),
     ([(CALL, "return torch.softmax(scores, dim=-1).tolist()")], "returned a list"),
+    ([(CALL, WRAPPED + ".double()")], "`attention` returns torch.float64 for torch.float32"),
 ]  # fmt: skip
 
 
@@ -375,6 +386,13 @@ WRONG_DECODERS = [
     ([("    start = 0", "    weights.norm.mul_(2.0)\n    start = 0")], "wrong already without a cache"),
     ([("eps=weights.eps", "eps=1e-6")], "wrong already without a cache"),
     ([("ids.shape[1], device=ids.device)", "ids.shape[1])")], "would stop on a GPU"),
+    ([("        grown.append((k, v))", "        grown.append((k, v))\n        if cache is not None:\n"
+       "            cache[number] = (k, v)")], "`forward` changes the cache that it is given"),
+    ([("        grown.append((k, v))", "        grown.append((k, v))\n        if cache is not None:\n"
+       "            cache[number][1].zero_()")], "`forward` changes the cache that it is given"),
+    ([("    start = 0", "    cache = cache and kept['cache']\n    start = 0"),
+      ("    return rms", "    kept['cache'] = grown\n    return rms"),
+      ("def forward", "kept = {}\n\n\ndef forward")], "once another text was read in between"),
 ]  # fmt: skip
 
 
@@ -428,6 +446,16 @@ forward = whole
 def test_a_cache_for_show_while_everything_is_computed_again_is_found_by_its_flops():
     solution = find_reference("03.3").replace("def forward(", "def forward_once(")
     expect_failure(judge_source("03.3", HOARDER.format(solution=solution)), "times the FLOPs that it needs")
+
+
+@pytest.mark.parametrize("exercise", ANSWERS)
+def test_a_loop_without_end_is_waited_for_once(monkeypatch, exercise):
+    monkeypatch.setattr(_deadline, "LIMIT_S", 0.5)
+    names = ANSWERS[exercise]
+    source = "\n".join(f"def {name}(*args, **kwargs):\n    while True: pass\n" for name in names)
+    start_s = time.thread_time()
+    expect_failure(judge_source(exercise, source), "has not returned after 0.5 s of computing")
+    assert time.thread_time() - start_s < 1.5 * 0.5 + 0.4
 
 
 def test_a_decoder_made_of_transformers_or_of_the_checks_own_code_is_refused():
@@ -513,6 +541,9 @@ WRONG_COUNTS = [
      "kv_bytes: that is the number of values"),
     ([("return flops, num_weights * bytes_per_value, kv_bytes", "return flops, kv_bytes")],
      "three numbers are asked for"),
+    ([("num_weights * bytes_per_value, kv_bytes", "num_weights * bytes_per_value, None")], "`kv_bytes` is None, and"),
+    ([("return flops,", "yield from (flops,"), ("num_weights * bytes_per_value, kv_bytes",
+       "num_weights * bytes_per_value, kv_bytes)")], "gives its answer by a generator"),
 ]  # fmt: skip
 
 
@@ -575,6 +606,8 @@ WRONG_SAMPLERS = [
     ([("- ranked >= top_p", "- ranked > top_p")], "two tokens reach it, and 3 came"),
     ([("    return order.gather(1, places)[:, 0]", "    return places[:, 0]")], "those are ranks, not token ids"),
     ([("    return order.gather(1, places)[:, 0]", "    return order.gather(1, places)")], "one token id for each row"),
+    ([("order.gather(1, places)[:, 0]", "order.gather(1, places).squeeze()"),
+      ("logits.argmax(dim=1)", "logits.argmax(dim=1).squeeze()")], r"for one row the shape is \(\), and"),
     ([("    return order.gather(1, places)[:, 0]", "    return ranked[:, 0]")], "token ids are whole numbers"),
     ([("    if temperature == 0:\n        return logits.argmax(dim=1)\n", "")], "before anything is divided by 0"),
     ([("    if temperature == 0:", "    if temperature <= 1:")], "never came|likeliest"),
@@ -670,6 +703,40 @@ def test_the_p_value_is_scipys_and_an_impossible_token_gives_0():
     assert _sampling.estimate_p_value(counts, chances) == pytest.approx(right, rel=1e-6)
     assert _sampling.estimate_p_value([480, 519, 1], [0.5, 0.5, 0.0]) == 0.0
     assert _sampling.estimate_p_value([1000, 0], [1.0, 0.0]) == 1.0
+
+
+@pytest.mark.parametrize(("sentence", "wrong"), _sampling._MISTAKES)
+def test_every_named_distribution_is_far_from_the_right_one_after_so_many_draws(sentence, wrong):
+    """What a wrong sampler draws on average: the limit is one in a million, and luck moves it by less than the rest."""
+    num, p_values = _sampling._NUM_DRAWS // 2, []
+    for number, options in enumerate(_sampling._SETTINGS):
+        logits = torch.tensor(_sampling._LOGITS).roll(number).tolist()
+        seen = [round(num * chance) for chance in wrong(logits, **options)]
+        p_values.append(_sampling.estimate_p_value(seen, _sampling.estimate_chances(logits, **options)))
+    assert min(p_values) < 1e-60, sentence
+
+
+ROW_BY_ROW = """
+def draw_one(logits, temperature, top_k, top_p, generator):
+    ranked, order = torch.softmax(logits / temperature, 0).sort(descending=True)
+    if top_k:
+        ranked, order = ranked[:top_k], order[:top_k]
+    ranked = ranked / ranked.sum()
+    is_kept = ranked.cumsum(0) - ranked < top_p
+    return order[is_kept][torch.multinomial(ranked[is_kept], 1, generator=generator)]
+
+
+def sample(logits, *, temperature=1.0, top_k=0, top_p=1.0, generator=None):
+    if temperature == 0:
+        return logits.argmax(1)
+    return torch.cat([draw_one(row, temperature, top_k, top_p, generator) for row in logits])
+"""
+
+
+def test_a_sampler_that_loops_over_the_rows_passes_in_a_few_seconds():
+    start_s = time.thread_time()
+    expect_pass(judge_source("03.5", ROW_BY_ROW))
+    assert time.thread_time() - start_s < 20  # 4 s here; ten times as many draws took 40 s
 
 
 def test_a_right_sampler_is_rarely_turned_away():

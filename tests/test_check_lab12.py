@@ -8,12 +8,13 @@ import scipy.stats
 from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
-from labkit.checks import lab12
+from labkit.checks import _rounds, lab12
+from labkit.checks._comparison import T_95
 from labkit.checks._same_work import NAMES, PAIRS
 from labkit.results import save_record
 
 FUNCTIONS = {"12.1": "stream_metrics", "12.2": "what_differs", "12.3": "compare_throughput", "12.4": "read_verdict"}
-BENCH = Bench(lab12, FUNCTIONS, {"stats": stats, "statistics": statistics, "np": np})
+BENCH = Bench(lab12, FUNCTIONS, {"stats": stats, "statistics": statistics, "np": np, "T_95": T_95})
 judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
@@ -116,10 +117,21 @@ SORTED = {f"{name}s": f"sorted(v[{k}] for v in p.values()) != sorted(v[{k}] for 
           for k, name in enumerate(("prompt", "output"))}  # fmt: skip
 LISTED = {f"{name}s": f"[v[{k}] for v in p.values()] != [v[{k}] for v in q.values()]"
           for k, name in enumerate(("prompt", "output"))}  # fmt: skip
+ZIPPED = {f"{name}s": f"any(x[{k}] != y[{k}] for x, y in zip(p.values(), q.values()))"
+          for k, name in enumerate(("prompt", "output"))}  # fmt: skip
 WRONG_WORKS = [
     (TOTALS, "the totals are compared"),
     (SORTED, "sorted lengths are compared"),
     (LISTED, "in the order in which they ended"),
+    (ZIPPED, "in the order in which they ended"),
+    *(({name: wrong[name]}, phrase) for name in ("prompts", "outputs") for wrong, phrase in (
+        (TOTALS, "the totals are compared"), (SORTED, "sorted lengths are compared"),
+        (LISTED, "in the order in which they ended"), (ZIPPED, "in the order in which they ended"))),
+    ({"shared": "len(p) != len(q)"}, "the numbers of requests are compared"),
+    ({"sampling": "str(a['sampling']) != str(b['sampling'])"}, "the same settings, written in another order"),
+    ({"out": "found + found[:1]"}, "is named more than once"),
+    ({"out": "np.array(found)"}, "a list of names is asked for, and this is a ndarray"),
+    ({"out": "[[n] for n in found]"}, "is none of the names"),
     ({"shared": "False"}, "a missing request is not seen"),
     ({"shared": "set(p) - set(q)"}, "only in one of the two runs"),
     ({"sampling": "a['sampling'].get('temperature') != b['sampling'].get('temperature')"}, "only the temperature"),
@@ -131,7 +143,7 @@ WRONG_WORKS = [
     ({"out": "['the dtype' if n == 'dtype' else n for n in found]"}, "'the dtype' is none of the names"),
     ({"out": "not found"}, "True or False"),
     ({"out": "', '.join(found) or 'same work'"}, "that is a text"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("parts", "phrase"), WRONG_WORKS)
@@ -143,6 +155,15 @@ def test_wrong_answers_about_the_same_work_have_their_own_sentence(parts, phrase
 def test_the_names_may_come_in_any_order(out):
     outcome = judge_source("12.2", WORK.format(**RIGHT_WORK | {"out": out}))
     assert outcome.status == "passed", outcome.sentence
+
+
+@pytest.mark.parametrize(("exercise", "source"), [
+    ("12.1", STREAM.format(**RIGHT_STREAM).replace("return None,", "yield from (None,").replace("None\n", "None)\n")
+     .replace("    n = ", "        return\n    n = ").replace("return first", "yield from (first") + ")"),
+    ("12.2", WORK.format(**RIGHT_WORK).replace("return found", "yield from found")),
+])  # fmt: skip
+def test_a_generator_is_told_to_return_a_row(exercise, source):
+    expect_failure(judge_source(exercise, source), "gives its answer by a generator")
 
 
 def test_a_function_that_raises_on_a_missing_request_is_told_so():
@@ -164,9 +185,10 @@ def f(a_rounds, b_rounds):
         return {rate}
     a, b = [rate(r) for r in a_rounds], [rate(r) for r in b_rounds]
     said = {compare}
-    return said.ratio, said.interval.low, said.interval.high
+    return {out}
 """
 RIGHT_ROUNDS = {
+    "out": "said.ratio, said.interval.low, said.interval.high",
     "rate": "sum(n for s, e, n in r) / (max(e for s, e, n in r) - min(s for s, e, n in r))",
     "compare": "stats.compare(a, b, better='higher')",
 }
@@ -182,6 +204,10 @@ WRONG_ROUNDS = [
     ({"compare": "stats.compare(b, a, better='higher')"}, "turned round"),
     ({"compare": "stats.compare(a, b, better='higher', is_paired=False)"}, "not paired"),
     ({"compare": "stats.compare(a, b, better='higher', confidence=0.9)"}, "expected"),
+    ({"compare": "stats.compare(sorted(a), sorted(b), better='higher')"}, "the rounds are sorted by speed"),
+    ({"compare": "stats.compare(a[:3], b[:3], better='higher')"}, "only the first three rounds are read"),
+    ({"out": "said.ratio, said.interval.high, said.interval.low"}, "the ends of the interval are swapped"),
+    ({"out": "statistics.fmean(a) / statistics.fmean(b), said.interval.low, said.interval.high"}, "divides two means"),
 ]
 
 
@@ -195,24 +221,45 @@ def f(a_rounds, b_rounds):
     def rate(r):
         return sum(n for s, e, n in r) / (max(e for s, e, n in r) - min(s for s, e, n in r))
     logs = [np.log(rate(a) / rate(b)) for a, b in zip(a_rounds, b_rounds)]
-    half = {t} * np.std(logs, ddof=1) {root}
+    half = {t} * np.std(logs, ddof={ddof}) {root}
     return np.exp(np.mean(logs)), np.exp(np.mean(logs) - half), np.exp(np.mean(logs) + half)
+"""
+PLAIN = """
+def f(a_rounds, b_rounds):
+    def rate(r):
+        return sum(n for s, e, n in r) / (max(e for s, e, n in r) - min(s for s, e, n in r))
+    ratios = [rate(a) / rate(b) for a, b in zip(a_rounds, b_rounds)]
+    interval = stats.estimate_mean_interval(ratios)
+    return np.mean(ratios), interval.low, interval.high
 """
 
 
 def test_a_ratio_by_hand_passes_and_its_usual_mistakes_do_not():
-    good = {"t": "4.3026527297", "root": "/ len(logs) ** 0.5"}
+    good = {"t": "T_95[len(logs) - 1]", "root": "/ len(logs) ** 0.5", "ddof": 1}
     assert judge_source("12.3", BY_HAND.format(**good)).status == "passed"
     expect_failure(judge_source("12.3", BY_HAND.format(**good | {"root": ""})), "spread of single rounds")
     expect_failure(judge_source("12.3", BY_HAND.format(**good | {"t": "1.959963984540054"})), "1.96")
+    expect_failure(judge_source("12.3", BY_HAND.format(**good | {"t": "4.3026527297"})), "Student's t for three rounds")
+    expect_failure(judge_source("12.3", BY_HAND.format(**good | {"ddof": 0})), "the divisor n - 1")
+    expect_failure(judge_source("12.3", PLAIN), "the plain mean of the ratios")
 
 
-def test_the_table_of_the_check_agrees_with_scipys_paired_test():
-    logs = [np.log([lab12._tok_per_s(r) for r in rounds]) for rounds in (lab12._A, lab12._B)]
+@pytest.mark.parametrize("case", _rounds.ROUNDS[:3] + _rounds.ROUNDS[4:] + _rounds.draw_rounds(4))
+def test_the_table_of_the_check_agrees_with_scipys_paired_test(case):
+    logs = [np.log([_rounds.estimate_tok_per_s(r) for r in rounds]) for rounds in case.args]
     oracle = scipy.stats.ttest_rel(*logs).confidence_interval(0.95)
-    _, low, high = lab12._ratio(lab12._A, lab12._B)
+    _, low, high = case.expected
     assert (low, high) == pytest.approx((np.exp(oracle.low), np.exp(oracle.high)), rel=1e-9)
-    assert [lab12._tok_per_s(r) for r in lab12._A] == [20.0, 30.0, 20.0]
+
+
+def test_the_rounds_by_hand_have_the_speeds_that_their_comments_say():
+    speeds = [[_rounds.estimate_tok_per_s(r) for r in rounds] for rounds in (_rounds.A, *_rounds.ROUNDS[4].args)]
+    assert speeds == [[20.0, 30.0, 20.0], [30.0, 50.0, 40.0, 20.0, 60.0], [20.0, 25.0, 10.0, 16.0, 40.0]]
+
+
+@pytest.mark.parametrize("num_degrees", T_95)
+def test_the_printed_table_of_t_is_scipys(num_degrees):
+    assert T_95[num_degrees] == pytest.approx(scipy.stats.t.ppf(0.975, num_degrees), rel=1e-12)
 
 
 # 12.4
@@ -243,6 +290,14 @@ WRONG_VERDICTS = [
     ({"b": "'mixed_batched_tok_per_s'"}, "vLLM over batched"),
     ({"ratio": "statistics.fmean(a) / statistics.fmean(b)"}, "divides two averages"),
     ({"compare": "stats.compare(a, b, better='higher', is_paired=False)"}, "its interval is not"),
+    ({"compare": "stats.compare(sorted(a), sorted(b), better='higher')"}, "sorted before they are paired"),
+    ({"compare": "stats.compare(a[:3], b[:3], better='higher')"}, "only the first three rounds are read"),
+    ({"low": "gain.ratio * np.exp(-4.30265272974946 / T_95[len(a) - 1] * np.log(gain.interval.high / gain.ratio))",
+      "high": "gain.ratio * np.exp(4.30265272974946 / T_95[len(a) - 1] * np.log(gain.interval.high / gain.ratio))"},
+     "4.30 is Student's t for three rounds"),
+    ({"verdict": "np.array(['faster', 'slower'])"}, "write faster, slower or cannot tell"),
+    ({"verdict": "[gain.verdict]"}, "write faster, slower or cannot tell"),
+    ({"ratio": "10**400"}, "a number was asked for"),
     ({"ratio": "gain.ratio - 1"}, "is not the ratio of mixed_vllm_tok_per_s over"),
     ({"record": "record"}, "its id was asked for"),
     ({"ratio": "str(gain.ratio)"}, "a number was asked for"),
@@ -250,7 +305,7 @@ WRONG_VERDICTS = [
     ({"verdict": "'faster' if gain.ratio > 1 else 'slower'"}, "is more than the samples say"),
     ({"verdict": "'cannot tell'"}, "does not hold 1"),
     ({"verdict": "{'faster': 'slower', 'slower': 'faster'}.get(gain.verdict, gain.verdict)"}, "about vLLM"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("parts", "phrase"), WRONG_VERDICTS)
@@ -281,8 +336,11 @@ def test_the_learners_own_record_is_recomputed_and_quoted():
 
 
 def test_an_answer_made_for_the_made_up_records_fails_on_the_own_one():
-    record = save_engines([200.0, 210.0, 205.0, 195.0, 220.0])
-    source = VERDICT.format(**RIGHT_VERDICT | {"compare": "stats.compare(a[:3], b[:3], better='higher')"})
+    record = save_record("12", "engines", samples={
+        "mixed_vllm_tok_per_s": [200.0, 210.0, 205.0, 195.0, 220.0, 190.0],
+        "mixed_naive_tok_per_s": [100.0, 99.0, 103.0, 101.0, 97.0, 102.0],
+    })  # fmt: skip
+    source = VERDICT.format(**RIGHT_VERDICT | {"compare": "stats.compare(a[:5], b[:5], better='higher')"})
     expect_failure(judge_source("12.4", source), f"your record {record.id}")
 
 

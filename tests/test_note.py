@@ -1,5 +1,7 @@
 """Findings: every number is in a cited record, in its unit, as far as its digits go."""
 
+import time
+
 import pytest
 
 from labkit.checks import note
@@ -18,7 +20,8 @@ FILL = " ".join(["and the reason is that each token reads all weights once"] * 8
 @pytest.fixture
 def record():
     samples = {"decode_tok_per_s": SPEEDS, "ttft_s": TTFTS, "kv_cache_bytes": [3 * 2**30], "hit_ratio": [0.42]}
-    return save_record("00", "decode", samples=samples, settings={"num_tokens": 64, "nested": {"batch": [8, 32]}})
+    settings = {"num_tokens": 64, "seed": 0, "nested": {"batch": [8, 32]}}
+    return save_record("00", "decode", samples=samples, settings=settings)
 
 
 def judge(text, *records):
@@ -43,6 +46,9 @@ def write(record, sentence):
     "on Qwen3-0.6B at 4-bit and int8 on an H200, p99 of 74.06 tok/s is not there.",
     "in lab 01, exercise 12.3, on 2026-11-21 with torch 2.13.0 it was 74.06 tok/s.",
     "slowest 70.125, fastest 95.0, mean 75.8.",
+    "TTFT was 12.8 milliseconds, that is 12.8 msec or 0.0128 seconds.",
+    "TTFT was 12.8\u2009ms, 12.8\u202fms and 12.8\u00a0ms.",
+    "with seed 0 it was 74.06 tok/s.",
 ])  # fmt: skip
 def test_a_number_of_a_cited_record_passes_in_its_unit_and_rounded(record, sentence):
     outcome = judge(write(record, sentence), record)
@@ -67,6 +73,12 @@ def test_a_number_of_a_cited_record_passes_in_its_unit_and_rounded(record, sente
     ("with 65 tokens.", "65"),
     ("about 5 users fit in 3.00 GiB.", "5"),
     ("TTFT was 64 ms.", "64 ms"),
+    ("TTFT was 12.8 seconds.", "12.8 seconds"),
+    ("the median was 74.06 milliseconds.", "74.06 milliseconds"),
+    ("the speed was 1e400 tok/s.", "1e400"),
+    ("TTFT was 0 s.", "0 s"),
+    ("TTFT was 0.00 s.", "0.00 s"),
+    ("TTFT was 0e9 ms.", "0e9 ms"),
 ])  # fmt: skip
 def test_a_number_that_no_cited_record_has_is_named(record, sentence, number):
     outcome = judge(write(record, sentence), record)
@@ -75,6 +87,21 @@ def test_a_number_that_no_cited_record_has_is_named(record, sentence, number):
     else:
         assert outcome.status == "failed"
         assert f"the number {number} is in none of the cited records ({record.id})" in outcome.sentence
+
+
+def test_a_zero_stands_for_a_value_that_is_0_and_for_nothing_small(record):
+    assert is_quoted(Written("0"), {"r.settings.seed": 0})
+    assert is_quoted(Written("0.0", "s"), {"r.idle_s.p50": 0.0})
+    for digits in ("0", "0.0", "0e9", "٠"):
+        assert not is_quoted(Written(digits), {"r.settings.share": 0.004})
+
+
+@pytest.mark.parametrize("word", ["A1b2" * 50_000, "1" * 200_000, "a" * 200_000 + "1", "data:" + "x/1" * 60_000])
+def test_a_file_pasted_as_one_word_is_read_in_a_moment(record, word):
+    start_s = time.thread_time()
+    outcome = judge(write(record, f"74.06 tok/s {word}"), record)
+    assert time.thread_time() - start_s < 3  # half a minute, when every digit read the whole word again
+    assert len(outcome.sentence) < 300
 
 
 def test_numbers_may_come_from_several_records_but_only_from_cited_ones(record):

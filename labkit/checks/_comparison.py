@@ -5,17 +5,37 @@ import statistics
 
 import numpy as np
 
-__all__ = ["COMPARE_MISTAKES", "compare_pairs_by_table", "list_pairs", "make_pairs"]
+from labkit.checks._kinds import is_number
+from labkit.checks._traces import shorten
+from labkit.checks._words import fail
 
-# Student's t for 95 %, two-sided: degrees of freedom -> t.
-T_95 = {1: 12.7062047361747, 2: 4.30265272974946, 4: 2.77644510519779, 7: 2.36462425159278, 9: 2.26215716279821}
+__all__ = ["COMPARE_MISTAKES", "T_95", "compare_pairs_by_table", "expect_row", "list_pairs", "make_pairs"]
+
+# Student's t for 95 %, two-sided: degrees of freedom -> t. _T_90: on one side.
+T_95 = {
+    1: 12.7062047361747, 2: 4.30265272974946, 3: 3.18244630528371, 4: 2.77644510519779, 5: 2.57058183563631,
+    7: 2.36462425159278, 8: 2.30600413520417, 9: 2.2621571627982, 10: 2.22813885198627,
+}  # fmt: skip
+_T_90 = {1: 6.31375151467504, 2: 2.91998558035372, 4: 2.13184678632665, 7: 1.89457860509001, 9: 1.83311293265624}
 
 
-def _by_table(logs, *, sign=1.0, scale=None, t=None):
+def _by_table(logs, *, sign=1.0, scale=None, t=None, spread=statistics.stdev):
     """Return (ratio, low, high, verdict) for log ratios of speed, by the table."""
     mean, n = sign * statistics.fmean(logs), len(logs)
-    half = (t or T_95[n - 1]) * statistics.stdev(logs) / math.sqrt(n if scale is None else scale)
+    half = (t or T_95[n - 1]) * spread(logs) / math.sqrt(n if scale is None else scale)
     return _decide(mean, mean - half, mean + half)
+
+
+def expect_row(got, call: str) -> None:
+    """Fail unless a row of four is three numbers and one of the three words; other things are judged elsewhere."""
+    if not isinstance(got, tuple | list) or len(got) != 4:
+        return
+    if got[1] != got[1] or got[2] != got[2]:
+        fail(f"{call}: an end of the interval is NaN. Without any spread the interval is the ratio itself: no width.")
+    if wrong := [one for one in got[:3] if not is_number(one)]:
+        fail(f"{call}: ratio and both ends are numbers, and {shorten(repr(wrong[0]), 40)} is none.")
+    if not isinstance(got[3], str) or got[3] not in _OPPOSITE:
+        fail(f"{call}: the verdict is {shorten(repr(got[3]), 40)}: write one of {', '.join(map(repr, _OPPOSITE))}.")
 
 
 def _decide(mean, low, high, *, write=math.exp):
@@ -81,6 +101,14 @@ COMPARE_MISTAKES = (
      lambda a_s, b_s: _by_table(_logs(sorted(a_s), sorted(b_s)))),
     ("that is the spread of single pairs: the mean of n pairs is surer, by the square root of n.",
      lambda a_s, b_s: _by_table(_logs(a_s, b_s), scale=1)),
+    ("the ends of the interval are swapped: `low` is the smaller one.",
+     lambda a_s, b_s: tuple(_by_table(_logs(a_s, b_s))[k] for k in (0, 2, 1, 3))),
+    ("the standard deviation is that of a whole population: of a sample it has the divisor n - 1 (`ddof=1`).",
+     lambda a_s, b_s: _by_table(_logs(a_s, b_s), spread=statistics.pstdev)),
+    ("Student's t has n degrees of freedom here: with n pairs they are n - 1.",
+     lambda a_s, b_s: _by_table(_logs(a_s, b_s), t=T_95[len(a_s)])),
+    ("that t leaves 5 % on each side: two-sided 95 % leave 2.5 % there, the quantile is 0.975.",
+     lambda a_s, b_s: _by_table(_logs(a_s, b_s), t=_T_90[len(a_s) - 1])),
     ("1.96 is for very many pairs: with n pairs it is Student's t with n - 1 degrees of freedom.",
      lambda a_s, b_s: _by_table(_logs(a_s, b_s), t=1.959963984540054)),
 )  # fmt: skip

@@ -11,7 +11,7 @@ from labkit.checks._words import fail
 from labkit.checks.decoder import Weights, load_weights
 from labkit.models.description import find_models_folder
 
-__all__ = ["expect_decoder", "expect_saving", "expect_transformers", "list_cases"]
+__all__ = ["expect_decoder", "expect_no_memory", "expect_saving", "expect_transformers", "list_cases"]
 
 _TEXT = "def read_lines(path):\n    with open(path) as file:\n        return [line.strip() for line in file if line]\n"
 _SHARE = 1.25  # of the FLOPs that a cached step needs; recomputing the past costs several times as much
@@ -166,6 +166,34 @@ def expect_saving(forward: Callable) -> None:
     if counted[0] > _SHARE * counted[1]:
         times = counted[0] / counted[1]
         fail(f"one token behind a cache costs {times:.1f} times the FLOPs that it needs: compute the new token only.")
+
+
+def expect_no_memory(forward: Callable) -> None:
+    """Fail when a call leaves traces: a changed cache, or something of its own that the next call sees."""
+    for plan in list_cases():
+        before, new = plan.ids[:, :-2], plan.ids[:, -2:]
+        _, cache = _expect_pair(forward(plan.weights, before))
+        kept = [[one.clone() for one in pair] for pair in cache]
+        first, _ = _expect_pair(forward(plan.weights, new, cache))
+        if not _is_same_cache(cache, kept):
+            fail(
+                "`forward` changes the cache that it is given: the caller still needs it, two texts may begin alike. "
+                "Make new tensors with `torch.cat`, and put them into a new list."
+            )
+        forward(plan.weights, plan.ids.flip(0, 1))  # another text in between
+        again, _ = _expect_pair(forward(plan.weights, new, cache))
+        if not is_close(again, first):
+            fail(
+                "the same tokens behind the same cache give other logits once another text was read in between: all "
+                "that `forward` knows of a text has to come from `cache`, not from something that it keeps itself."
+            )
+
+
+def _is_same_cache(cache, kept) -> bool:
+    import torch
+
+    pairs = [zip(pair, old, strict=True) for pair, old in zip(cache, kept, strict=True)]
+    return all(torch.equal(one, old) for pair in pairs for one, old in pair)
 
 
 def expect_transformers(forward: Callable) -> float:

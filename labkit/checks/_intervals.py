@@ -1,4 +1,4 @@
-"""Is a percentile's interval right? Its coverage is recomputed; any pair of ranks that cannot be narrowed is right.
+"""Is a percentile's interval right? Its coverage is recomputed; any of the closest ranks that suffice are right.
 
 A wrong answer gets the sentence of the mistake that explains it.
 """
@@ -9,11 +9,12 @@ from typing import NoReturn
 
 import numpy as np
 
+from labkit.checks._kinds import is_number
 from labkit.checks._traces import shorten
 from labkit.checks._words import fail
 from labkit.stats import estimate_mean_interval
 
-__all__ = ["estimate_coverage", "expect_interval"]
+__all__ = ["estimate_coverage", "expect_interval", "find_closest"]
 
 
 def estimate_coverage(n: int, p: float) -> np.ndarray:
@@ -24,7 +25,19 @@ def estimate_coverage(n: int, p: float) -> np.ndarray:
     return np.cumsum(chances)
 
 
-def expect_interval(got, samples, q, confidence, *, where) -> None:
+def find_closest(cdf: np.ndarray, confidence: float) -> tuple[int, int] | None:
+    """Return ranks (low, high) that hold the quantile with `confidence` and are as close as possible, or None."""
+    n = len(cdf) - 1
+    for width in range(1, n):
+        held = cdf[width:n] - cdf[: n - width]  # of the ranks (1, 1 + width), (2, 2 + width), ...
+        if held.max() >= confidence + 1e-12:
+            low = int(held.argmax()) + 1
+            return low, low + width
+    return None
+
+
+def expect_interval(got, samples, q, confidence, *, where, is_always_none=False) -> None:
+    """Fail unless the answer is right for these samples; `is_always_none`: it was None for 100 samples, too."""
     n, ordered, cdf = len(samples), sorted(samples), estimate_coverage(len(samples), q / 100)
 
     def cover(low, high):
@@ -38,12 +51,13 @@ def expect_interval(got, samples, q, confidence, *, where) -> None:
         most = most if n > 1 else "one sample is no interval"
         fail(f"{where}: n is too small, {most}. Return None, not {shorten(repr(got), 40)}.")
     if got is None:
-        fail(
-            f"{where}: got None, but ranks 1 and {n} hold it with {100 * cover(1, n):.2f} %, which is enough. Add the "
-            "chances of both sides together; do not ask each side for its half."
-        )
-    got = tuple(got.tolist()) if hasattr(got, "tolist") else got
-    if not isinstance(got, tuple | list) or len(got) != 3 or not all(_is_number(x) for x in got):
+        why = "Add the chances of both sides together; do not ask each side for its half."
+        if is_always_none:
+            why = "It is None for 100 samples too: is a `return` missing, or can the condition never be true?"
+        fail(f"{where}: got None, but ranks 1 and {n} hold it with {100 * cover(1, n):.2f} %, which is enough. {why}")
+    if hasattr(got, "tolist"):
+        fail(f"{where}: that is a {type(got).__name__}, of which `if found` cannot be asked: return a tuple of three.")
+    if not isinstance(got, tuple | list) or len(got) != 3 or not all(map(is_number, got)):
         fail(f"{where}: three numbers (point, low, high) are asked for, got {shorten(repr(got), 60)}.")
     point, low, high = got
     _judge_point(point, samples, q, where)
@@ -51,18 +65,27 @@ def expect_interval(got, samples, q, confidence, *, where) -> None:
         _explain_ends(low, high, samples, where)
     unsorted = [list(samples).index(end) + 1 for end in (low, high)]
     low, high = ordered.index(low) + 1, ordered.index(high) + 1
-    if cover(*unsorted) >= confidence > cover(low, high):
+    closest, of_95 = find_closest(cdf, confidence), find_closest(cdf, 0.95)
+    width = closest[1] - closest[0]
+    if unsorted[1] - unsorted[0] == width and cover(*unsorted) >= confidence > cover(low, high):
         fail(f"{where}: those stand at {unsorted[0]} and {unsorted[1]} in the order of time: sort a copy first.")
     if low >= high:
         fail(f"{where}: low has rank {low} and high has rank {high}: the lower end is the smaller sample.")
     if (held := cover(low, high)) < confidence - 1e-12:
         _explain_ranks(low, high, held, cdf, confidence, where)
+    if of_95 and high - low == of_95[1] - of_95[0] > width and confidence < 0.95:
+        fail(f"{where}: ranks {low} and {high} are those for 95 %: use the argument `confidence`.")
     for narrower in ((low + 1, high), (low, high - 1)):
         if cover(*narrower) >= confidence + 1e-12:
             fail(
                 f"{where}: ranks {low} and {high} hold it with {100 * held:.1f} %, more than was asked: {narrower[0]} "
                 f"and {narrower[1]} still reach {100 * cover(*narrower):.1f} %. Take the closest ranks that suffice."
             )
+    if high - low > width:
+        fail(
+            f"{where}: ranks {low} and {high} cannot be narrowed, but other ranks are closer: {closest[0]} and "
+            f"{closest[1]} reach {100 * cover(*closest):.1f} %. Look at all pairs, then take the closest."
+        )
 
 
 def _judge_point(point, samples, q, where) -> None:
@@ -98,7 +121,3 @@ def _explain_ranks(low, high, held, cdf, confidence, where) -> NoReturn:
     if any(below[b + 1] - below[a + 1] >= confidence for a, b in one_off):
         fail(f"{short}: one off. The sum runs from k = low to k = high - 1, and rank 1 is the smallest, values[0].")
     fail(f"{short}; {100 * confidence:.0f} % are asked for. Is the chance of a sample to lie below q / 100?")
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from labkit.checks._numbers import find_numbers, is_quoted
+from labkit.checks._traces import shorten
 from labkit.checks._words import Verdict, fail, passed
 from labkit.errors import CheckError
 from labkit.progress import append_event, load_course
@@ -60,11 +61,11 @@ def _judge(text: str, records: Iterable) -> Outcome:
     numbers = list(find_numbers(text))
     if not numbers:
         fail("a finding needs at least one number from its records.")
-    for number in numbers:
+    for number in dict.fromkeys(numbers):
         if not is_quoted(number, values):
             fail(
-                f"the number {number} is in none of the cited records ({', '.join(cited)}): quote a value of a summary "
-                "or a setting with its unit, rounded but not computed, or cite the record that has it."
+                f"the number {shorten(str(number), 40)} is in none of the cited records ({', '.join(cited)}): quote a "
+                "value of a summary or a setting with its unit, rounded but not computed, or cite the record with it."
             )
     are = "number is" if len(numbers) == 1 else "numbers are"
     return passed(f"{num_words} words; {len(numbers)} {are} in the {len(cited)} cited record{'s' * (len(cited) > 1)}.")

@@ -8,7 +8,10 @@ from decimal import Decimal
 
 __all__ = ["Written", "find_numbers", "is_quoted", "is_rounded"]
 
-_TIME = {"ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "ms": 1e3, "s": 1.0, "sec": 1.0, "seconds": 1.0, "min": 1 / 60}
+_TIME = {
+    "ns": 1e9, "us": 1e6, "µs": 1e6, "μs": 1e6, "microseconds": 1e6, "ms": 1e3, "msec": 1e3, "milliseconds": 1e3,
+    "s": 1.0, "sec": 1.0, "second": 1.0, "seconds": 1.0, "min": 1 / 60, "minutes": 1 / 60,
+}  # fmt: skip
 _BYTES = {
     "B": 1.0, "bytes": 1.0, "KB": 1e-3, "kB": 1e-3, "MB": 1e-6, "GB": 1e-9, "TB": 1e-12,
     "KiB": 2.0**-10, "MiB": 2.0**-20, "GiB": 2.0**-30, "TiB": 2.0**-40,
@@ -18,15 +21,16 @@ _COUNTS = {"k": 1e-3, "M": 1e-6}
 _UNITS = "|".join(sorted(map(re.escape, (*_TIME, *_BYTES, *_SHARE, *_COUNTS)), key=len, reverse=True))
 _NUMBER = re.compile(
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
-    rf"(?:[ \u00a0]?(?P<unit>{_UNITS})(?![\w/]))?"
+    rf"(?:[ \u00a0\u2009\u202f]?(?P<unit>{_UNITS})(?![\w/]))?"  # a space, or one that does not break, or a thin one
 )
 # Digits that name something: record ids, addresses, dates, versions, "lab 33", "exercise 12.1".
 _SKIPPED = re.compile(
-    r"\br-\w+|\S+://\S+|\b\d{4}-\d{2}-\d{2}(?:T\S+)?|\b\d+\.\d+\.\d+\S*"
+    r"\br-\w+|\b[a-z]{2,9}://\S+|\b\d{4}-\d{2}-\d{2}(?:T\S+)?|\b\d+\.\d+\.\d+\S*"
     r"|\b(?:labs?|exercises?|phase|figure|table|section)\s+\d+(?:\.\d+)?", re.IGNORECASE
 )  # fmt: skip
 _PREFIX = re.compile(r"[^\s(\[{=~≈<>±$€\"'/:;,|*`→–—]*\Z")
 _SUFFIX = re.compile(r"[ -]?bits?\b|(?:th|st|nd|rd)\b|_|\s?%(?=\s+(?:confidence|interval))")
+_LOOK_BACK = 64  # characters; a word may be a whole file, which must not be read again for each of its digits
 _JOIN = re.compile(r"\s*(-|–|to|and|or|,)\s*")
 
 
@@ -62,16 +66,14 @@ def find_numbers(text: str) -> Iterator[Written]:
 
 def _is_name(text: str, match: re.Match) -> bool:
     """Tell whether digits belong to a word (p95, Qwen3-0.6B, int4) or to 4-bit, 95th, 95 % interval."""
-    before = _PREFIX.search(text, 0, match.start()).group()
+    before = _PREFIX.search(text, max(0, match.start() - _LOOK_BACK), match.start()).group()
     return bool(re.search(r"[^\W\d]|#", before) or _SUFFIX.match(text, match.end("digits")))
 
 
 def is_rounded(digits: str | float, truth: float) -> bool:
     """Tell whether `digits`, as written ("12.3", or a Python number), is `truth` rounded to those digits."""
-    if not math.isfinite(truth):
-        return False
     written = Decimal(digits.replace(",", "") if isinstance(digits, str) else repr(digits))
-    if not written.is_finite():
+    if not math.isfinite(truth) or not math.isfinite(float(written)):
         return False
     half = float(Decimal((0, (5,), written.as_tuple().exponent - 1)))
     return abs(float(written) - truth) <= half * (1 + 1e-9) + 1e-9 * abs(truth)
@@ -81,11 +83,13 @@ def is_quoted(number: Written, values: dict[str, float]) -> bool:
     """Tell whether a written number is one of the values, in its unit.
 
     A value's name tells its unit by its suffix: `_s` seconds, `_bytes` bytes, `_per_s` and others as they are. ms, GiB
-    and so on fit values of their kind only; % fits a share (0.42 is 42 %) or a value that is percent already.
+    and so on fit values of their kind only; % fits a share (0.42 is 42 %) or a value that is percent already. A zero,
+    which everything small rounds to, is one only of a value that is 0.
     """
+    is_zero = not Decimal(number.digits.replace(",", ""))
     units = {number.unit, ""} if number.is_shared else {number.unit}
     pairs = [pair for unit in units for pair in _find_scales(unit, values)]
-    return any(is_rounded(number.digits, abs(value) * scale) for value, scale in pairs)
+    return any(value == 0 if is_zero else is_rounded(number.digits, abs(value) * scale) for value, scale in pairs)
 
 
 def _find_scales(unit: str, values: dict[str, float]) -> Iterator[tuple[float, float]]:

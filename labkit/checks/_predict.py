@@ -1,7 +1,9 @@
 """predict and reveal: a guess is stored before the measurement, kept, and never graded."""
 
 import math
+from html import escape
 
+from labkit.checks._traces import shorten
 from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.units import format_number, format_ratio
@@ -18,24 +20,29 @@ def predict(prediction: str, value: float | None, *, unit: str = "") -> None:
     """
     if value is not None and not _is_number(value):
         raise CheckError(
-            f"prediction {prediction} is {value!r}, which is not a number.",
+            f"prediction {prediction} is {shorten(repr(value), 40)}, which is not a number.",
             next_step=f"write one number{f' in {unit}' if unit else ''} without its unit, or None to skip.",
         )
-    early, is_measured = _find_prediction(prediction)
-    if value is None:
+    is_measured = _is_measured(prediction)
+    early, early_unit = _find_last(prediction, is_late=False)
+    given = None if value is None else (_plain(value), unit)
+    on_record = "none was given in time" if early is None else f"{_write(early, early_unit)} is on record"
+    if given is None:
         if early is None and not is_measured:
             append_event("prediction", exercise=prediction, value=None, unit=unit, is_late=False, sentence="skipped")
-        shown = "skipped" if early is None else f"{_write(early, unit)} is on record"
+        shown = "skipped" if early is None else on_record
     elif is_measured:
-        if value != early:
-            append_event("prediction", exercise=prediction, value=_plain(value), unit=unit, is_late=True)
-        shown = f"{_write(early, unit)} is on record" if early is not None else "none was given in time"
-        if value != early:
+        if given not in ((early, early_unit), _find_last(prediction, is_late=True)):
+            append_event("prediction", exercise=prediction, value=given[0], unit=unit, is_late=True)
+        shown = on_record
+        if given != (early, early_unit):
             shown += f"; {_write(value, unit)} came after the measurement and is kept as late"
     else:
-        if value != early:
-            append_event("prediction", exercise=prediction, value=_plain(value), unit=unit, is_late=False)
+        if given != (early, early_unit):
+            append_event("prediction", exercise=prediction, value=given[0], unit=unit, is_late=False)
         shown = f"{_write(value, unit)}, stored before the measurement"
+        if early is not None and unit != early_unit:
+            shown += f" (before, it was {_write(early, early_unit)}: another unit)"
     _view(f"prediction {prediction}: {shown}.")
 
 
@@ -46,14 +53,17 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
     """
     if not _is_number(measured):
         raise CheckError(
-            f"the measurement for {prediction} is {measured!r}, which is not a number.",
+            f"the measurement for {prediction} is {shorten(repr(measured), 40)}, which is not a number.",
             next_step="run the measuring cell, then this one again.",
         )
-    early, _ = _find_prediction(prediction)
+    _is_measured(prediction)  # an unknown prediction is an error
+    early, early_unit = _find_last(prediction, is_late=False)
     append_event("measured", exercise=prediction, value=_plain(measured), unit=unit)
     text = f"prediction {prediction}: measured {_write(measured, unit)}"
     if early is None:
         _view(f"{text}; you gave no prediction before it.")
+    elif early_unit and unit and early_unit != unit:
+        _view(f"{text}; predicted {_write(early, early_unit)}, which is another unit.")
     elif early <= 0 or measured <= 0:
         _view(f"{text}; predicted {_write(early, unit)}.")
     else:
@@ -64,22 +74,33 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
     return early
 
 
-def _find_prediction(prediction: str) -> tuple[float | None, bool]:
-    """Return the prediction that was given before the measurement, and whether there is a measurement."""
+def _is_measured(prediction: str) -> bool:
+    """Tell whether there is a measurement for a prediction of the course. Raises CheckError for an unknown one."""
     predictions = [item for lab in estimate_state(load_course(), load_events()).labs for item in lab.predictions]
     for item in predictions:
         if item.id == prediction:
-            return (None if item.is_late else item.predicted), item.measured is not None
+            return item.measured is not None
     raise CheckError(
         f"the course has no prediction {prediction!r}.",
         next_step=f"use one of {', '.join(item.id for item in predictions)}.",
     )
 
 
+def _find_last(prediction: str, *, is_late: bool) -> tuple[float | None, str]:
+    """Return the value and the unit of the last prediction that came in time, or of the last late one."""
+    for event in reversed(list(load_events())):
+        is_it = event["kind"] == "prediction" and event.get("exercise") == prediction
+        if is_it and event.get("value") is not None and bool(event.get("is_late")) == is_late:
+            return event["value"], event.get("unit") or ""
+    return None, ""
+
+
 def _is_number(value) -> bool:
+    # The truth values of numpy and torch have a dtype of that name.
+    is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
-        return not isinstance(value, bool | str | bytes) and math.isfinite(float(value))
-    except (TypeError, ValueError):
+        return not is_truth and not isinstance(value, str | bytes) and math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
@@ -92,4 +113,4 @@ def _write(value, unit: str) -> str:
 
 
 def _view(text: str) -> None:
-    view_html(f'<p role="status">{text}</p>', text)
+    view_html(f'<p role="status">{escape(text)}</p>', text)

@@ -21,15 +21,15 @@ def use_reference(exercise: str) -> None:
     """Load the solution of an exercise into the notebook, so that a stuck learner can go on.
 
     The exercise counts as viewed from now on, never as passed (unless it was passed before). Raises CheckError when
-    there is no solution.
+    there is no solution, or when it stops: then nothing is shown, and the exercise stays as it was.
     """
     card = find_exercise(exercise)
     code = find_reference(exercise)
+    # The caller is the notebook's cell: its globals are the notebook's names.
+    run_reference(exercise, code, sys._getframe(1).f_globals)
     append_event("viewed", exercise=exercise, version=card.version)
     text = f"reference solution of {exercise}, now loaded in your notebook (the exercise counts as viewed):"
     view_html(f"<p>{escape(text)}</p><pre><code>{escape(code)}</code></pre>", f"{text}\n\n{code}")
-    # The caller is the notebook's cell: its globals are the notebook's names.
-    run_reference(exercise, code, sys._getframe(1).f_globals)
 
 
 def find_reference(exercise: str) -> str:

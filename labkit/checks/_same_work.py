@@ -34,8 +34,13 @@ PAIRS = [
      "the totals agree and the requests do not: a static batch runs until its longest answer is done."),
     (_RUN, _with_requests(a=(30, 100), b=(10, 20)), ["prompt lengths"],
      "the totals agree and the requests do not: compare each request with itself."),
+    (_RUN, _with_requests(a=(20, 100), b=(20, 20)), ["prompt lengths"],
+     "the totals agree and the requests do not: who has a long prompt waits longer for the first token."),
     (_RUN, _with_requests(c=None), ["requests"], "request c is missing: it failed, and its work was not done."),
     (_with_requests(c=None), _RUN, ["requests"], "request c is missing in the first run."),
+    (_RUN, change_run(requests={"a": (10, 100), "b": (30, 20), "d": (30, 60)}), ["requests"],
+     "each run has three requests, and they are not the same ones: c is missing in one, d in the other."),
+    (_RUN, change_run(sampling={"top_p": 1.0, "temperature": 0}), [], "the same settings, written in another order."),
     (_RUN, _with_requests(c=None, a=(10, 99)), ["requests", "output lengths"],
      "c is missing, and of those that both have, a differs."),
     (change_run(dtype="float16"), _with_requests(a=(9, 98), b=(30, 20)), ["prompt lengths", "output lengths", "dtype"],
@@ -46,31 +51,40 @@ PAIRS = [
 NAMES = ("requests", "prompt lengths", "output lengths", "dtype", "sampling")
 
 
-def find_differences(a, b, *, shared=None, lengths=None, names=NAMES):
-    """Answer 12.2, in the order of the names; wrongly when a part is given."""
+def find_differences(a, b, *, shared=None, lengths=None, places=(0, 1)):
+    """Answer 12.2, in the order of the names; wrongly when a part is given (`lengths`: at `places` only)."""
     both = a["requests"].keys() & b["requests"].keys()
-    lengths = lengths or (lambda run, k: [run["requests"][name][k] for name in sorted(both)])
+
+    def has_other_lengths(k):
+        if lengths and k in places:
+            return lengths(*([size[k] for size in run["requests"].values()] for run in (a, b)))
+        return any(a["requests"][name][k] != b["requests"][name][k] for name in both)
+
     differs = {
         "requests": shared(a, b) if shared else a["requests"].keys() != b["requests"].keys(),
-        "prompt lengths": lengths(a, 0) != lengths(b, 0),
-        "output lengths": lengths(a, 1) != lengths(b, 1),
+        "prompt lengths": has_other_lengths(0),
+        "output lengths": has_other_lengths(1),
         "dtype": a["dtype"] != b["dtype"],
         "sampling": a["sampling"] != b["sampling"],
     }
-    return [name for name in names if differs[name]]
+    return [name for name in NAMES if differs[name]]
 
 
-def _sizes(run, k):
-    return [size[k] for size in run["requests"].values()]
-
-
-WORK_MISTAKES = (
+_IN_ORDER = "the requests are compared in the order in which they ended: match them by name."
+# Sentence, and when the lengths of all requests of two runs would differ.
+_WRONG_LENGTHS = (
     ("the totals are compared: request by request they can still differ, and then a batch is filled otherwise.",
-     lambda a, b: find_differences(a, b, lengths=lambda run, k: sum(_sizes(run, k)))),
+     lambda xs, ys: sum(xs) != sum(ys)),
     ("sorted lengths are compared: that forgets which request had which. Match them by name.",
-     lambda a, b: find_differences(a, b, lengths=lambda run, k: sorted(_sizes(run, k)))),
-    ("the requests are compared in the order in which they ended: match them by name.",
-     lambda a, b: find_differences(a, b, lengths=_sizes)),
+     lambda xs, ys: sorted(xs) != sorted(ys)),
+    (_IN_ORDER, lambda xs, ys: xs != ys),
+    (_IN_ORDER, lambda xs, ys: any(x != y for x, y in zip(xs, ys, strict=False))),
+)  # fmt: skip
+WORK_MISTAKES = (
+    *((sentence, lambda a, b, lengths=lengths, places=places: find_differences(a, b, lengths=lengths, places=places))
+      for sentence, lengths in _WRONG_LENGTHS for places in ((0, 1), (0,), (1,))),
+    ("the numbers of requests are compared: as many of them can be other ones. Compare their names.",
+     lambda a, b: find_differences(a, b, shared=lambda a, b: len(a["requests"]) != len(b["requests"]))),
     ("a missing request is not seen: compare the names of both runs first.",
      lambda a, b: find_differences(a, b, shared=lambda a, b: False)),
     ("a missing request is seen only in one of the two runs: either may lack one.",

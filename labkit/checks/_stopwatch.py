@@ -70,6 +70,9 @@ def find_mistake(answers, rights, num_warmups) -> str:
         return "the samples are in another order: keep the order of time, which shows drift."
     if all(got == [1e3 * r for r in right] for got, right in same):
         return "the samples are in milliseconds: everything here is in seconds."
+    extra = {a - b for got, right in same for a, b in zip(got, right, strict=True)}
+    if len(extra) == 1 and extra <= {WAIT_S, 2 * WAIT_S}:
+        return "more than one synchronize stands between the two readings of the clock, and each costs time: keep one."
     if all(got[1:] == right[1:] and got[0] >= right[0] for got, right in same):
         return "the first sample contains earlier work: synchronize before the clock starts, too."
     if all(a - b == WAIT_S for got, right in same for a, b in zip(got[1:], right[1:], strict=True)):

@@ -5,12 +5,15 @@ with an independent oracle on seeded random input. It ends in passed(...) or in 
 """
 
 import random
+from decimal import Decimal
 from typing import NoReturn
 
 import numpy as np
 
+from labkit.checks._kinds import expect_no_generator, is_number
 from labkit.checks._learner import tidy
 from labkit.checks._numbers import is_rounded
+from labkit.checks._traces import shorten
 from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval, summarize
@@ -30,6 +33,7 @@ _BYTES = [
         (16, 1, 2, "16 weights of 1 bit fill 2 bytes."),
         (0, 16, 0, "no parameters need no bytes."),
         (7_615_616_512, 4, 3_807_808_256, "a count this large needs Python's own integers."),
+        (2**24 + 1, 8, 2**24 + 1, "every single byte counts."),  # float32 has no such number
     )
 ]
 _BYTES_MISTAKES = (
@@ -212,6 +216,7 @@ def check_3(read_stream) -> Outcome:
         times = [float(x) for x in start_s + np.cumsum(gaps)]
         expected = (float(gaps[0]), float(1 / np.diff(times).mean()))
         expect_cases(read_stream, [Case(expected, (start_s, times))], relative=1e-6)
+    expect_no_generator(read_stream)
     return passed("TTFT is the wait, the rate is what comes after it.")
 
 
@@ -223,9 +228,12 @@ def check_4(answer) -> Outcome:
     """The median of a stored record and its 95 % interval, recomputed from the samples that the record keeps."""
     if not isinstance(answer, dict) or set(answer) != {"record", *_QUOTED}:
         fail(f"the answer is a dict with these four keys: record, {', '.join(_QUOTED)}.")
-    record = next((one for one in load_records() if one.id == answer["record"]), None)
+    name = answer["record"]
+    if hasattr(name, "samples"):
+        fail("`record` is the record itself, and its id was asked for: `stored.id`.")
+    record = next((one for one in load_records() if isinstance(name, str) and one.id == name), None)
     if record is None:
-        fail(f"there is no record {answer['record']!r} here: run the measuring cell, then take the id that it printed.")
+        fail(f"there is no record {shorten(repr(name), 40)} here: run the measuring cell, then take the id it printed.")
     if (record.lab, record.name) != ("00", "decode"):
         fail(f"{record.id} is the record `{record.name}` of lab {record.lab}: take the one named `decode` of lab 00.")
     samples = record.samples["decode_tok_per_s"]
@@ -235,9 +243,9 @@ def check_4(answer) -> Outcome:
     truth = (summary.p50, summary.p50_interval.low, summary.p50_interval.high)
     got = tuple(tidy(answer[key]) for key in _QUOTED)
     for value, (key, name) in zip(got, _QUOTED.items(), strict=True):
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            fail(f"{name} `{key}` is {value!r}: a number in tok/s is asked for.")
-        if isinstance(value, int) and value < 10:
+        if not is_number(value):
+            fail(f"{name} `{key}` is {shorten(repr(value), 40)}: a number in tok/s is asked for.")
+        if len(Decimal(repr(value)).as_tuple().digits) < 2:
             fail(f"{name} `{key}` is {value}: write at least two digits.")
     if _is_quote(got, truth):
         return passed(f"{truth[0]:.4g} tok/s, 95 % interval {truth[1]:.4g} to {truth[2]:.4g}, {record.id}: a quote.")
@@ -258,6 +266,13 @@ def _explain_quote(got, truth, samples) -> NoReturn:
         fail("those are seconds per token: the record, and this answer, are in tok/s.")
     if is_rounded(p50, mean) and not is_rounded(p50, truth[0]):
         fail(f"{p50} is the mean: the median (p50) is the middle sample, which one slow run cannot move.")
+    for value, right, name in zip(got, truth, _QUOTED.values(), strict=True):
+        if not is_rounded(value, right) and value in [float(f"{right:.{n}g}") for n in (2, 3, 4)]:
+            shown = max(0, -Decimal(repr(value)).as_tuple().exponent)
+            fail(
+                f"{name} {value} was rounded further than it looks: {right:.7g} to the places that {value} shows is "
+                f"{right:.{shown}f}. Copy the digits, or write {right:.0f}."
+            )
     if not is_rounded(p50, truth[0]):
         fail(f"the median is not {p50}: sort the {len(samples)} samples of `decode_tok_per_s` and take the middle.")
     ends = (low, high)

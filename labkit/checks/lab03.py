@@ -1,14 +1,16 @@
 """The checks of lab 03: norm and rotation, grouped attention, the decoder with its cache, its cost, a sampler."""
 
+import time
 from collections.abc import Callable
 
-from labkit.checks import _decoding, _sampling
+from labkit.checks import _deadline, _decoding, _sampling
 from labkit.checks._cost import BYTE_CASES, COST_MISTAKES, NAMES, count_by_flops, count_right
+from labkit.checks._kinds import expect_no_generator
 from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
 from labkit.checks._llama import attend, norm, turn
 from labkit.checks._traces import shorten
 from labkit.checks._watch import expect_by_hand, expect_device, expect_tensors, make_guard
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4", "check_5"]
@@ -20,7 +22,31 @@ def _draw(seed: int, *shape: int):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def _watch(answer: Callable, guard: Callable, *args, **kwargs) -> None:
+    """Fail when a library does the work, also where it raises; a loop without end is waited for only once."""
+    start_s = time.thread_time()
+    try:
+        guard(*args, **kwargs)
+    finally:
+        if time.thread_time() - start_s < _deadline.LIMIT_S:
+            expect_by_hand(answer, *args, **kwargs)
+
+
+def _expect_dtype(guard: Callable, name: str, *args, **kwargs) -> None:
+    """Fail when float32 goes in and something else comes out: the next product with the weights would stop."""
+    got, asked = guard(*args, **kwargs).dtype, args[0].dtype
+    if got != asked:
+        fail(f"`{name}` returns {got} for {asked}: the weights have {asked}. Compute as you like, then `.to(x.dtype)`.")
+
+
 # 03.1
+
+
+def _over_spread(x, eps, is_whole, is_late=False):
+    """1 over the standard deviation, with the divisor d (`is_whole`) or d - 1, eps in the root or behind it."""
+    variance = x.var(-1, keepdim=True, unbiased=not is_whole)
+    return 1 / (variance.sqrt() + eps) if is_late else 1 / (variance + eps).sqrt()
+
 
 _NORM_MISTAKES = (
     ("eps stands outside of the root: it is added to the mean of the squares.",
@@ -29,10 +55,12 @@ _NORM_MISTAKES = (
      lambda x, w, eps: w * x / x.square().mean(-1, keepdim=True).sqrt()),
     ("the squares are added up: take their mean.",
      lambda x, w, eps: w * x / (x.square().sum(-1, keepdim=True) + eps).sqrt()),
-    ("the mean is subtracted first: that is LayerNorm. RMSNorm leaves it in.",
-     lambda x, w, eps: w * (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()),
-    ("it divides by a standard deviation: that subtracts the mean.",
-     lambda x, w, eps: w * x / (x.var(-1, keepdim=True, unbiased=False) + eps).sqrt()),
+    *(("the mean is subtracted first: that is LayerNorm. RMSNorm leaves it in.",
+       lambda x, w, eps, is_whole=is_whole: w * (x - x.mean(-1, keepdim=True)) * _over_spread(x, eps, is_whole))
+      for is_whole in (True, False)),
+    *(("it divides by a standard deviation: that subtracts the mean.",
+       lambda x, w, eps, is_whole=is_whole, is_late=is_late: w * x * _over_spread(x, eps, is_whole, is_late))
+      for is_whole in (True, False) for is_late in (False, True)),
     ("the root is missing: divide by the root of the mean square.",
      lambda x, w, eps: w * x / (x.square().mean(-1, keepdim=True) + eps)),
     ("the weight is forgotten: each feature has a factor of its own.",
@@ -82,14 +110,17 @@ def check_1(answer) -> Outcome:
 
     if not isinstance(answer, tuple | list) or len(answer) != 2 or not all(callable(one) for one in answer):
         fail('both functions are asked for, without brackets: check("03.1", (rms_norm, rotate)).')
-    expect_by_hand(answer[0], _draw(1, 2, 3, 8), _draw(2, 8), eps=1e-5)
+    norms, rotates = make_guard(answer[0], "rms_norm"), make_guard(answer[1], "rotate")
     cases = [
         ((_draw(1, 2, 3, 8), _draw(2, 8)), {"eps": 1e-5}),
         ((0.01 * _draw(3, 3, 5, 7) + 0.02, _draw(4, 7)), {"eps": 1e-3}),
         ((5 * _draw(5, 4, 6) - 3, _draw(6, 6)), {"eps": 0.5}),
         ((torch.zeros(1, 2, 4), _draw(7, 4)), {"eps": 1e-6}),
     ]
-    expect_tensors(make_guard(answer[0], "rms_norm"), cases, norm, _NORM_MISTAKES, name="rms_norm")
+    _watch(answer[0], norms, *cases[0][0], **cases[0][1])
+    expect_tensors(norms, cases, norm, _NORM_MISTAKES, name="rms_norm")
+    _expect_dtype(norms, "rms_norm", *cases[0][0], **cases[0][1])
+    expect_device(answer[0], *cases[0][0], **cases[0][1])
     turns = [
         ((_draw(8, 2, 3, 5, 8), torch.arange(5)), {"theta": 10000.0}),
         ((_draw(9, 1, 2, 4, 6), torch.arange(7, 11)), {"theta": 500.0}),
@@ -97,8 +128,9 @@ def check_1(answer) -> Outcome:
         ((_draw(11, 1, 1, 3, 2), torch.tensor([2, 9, 4])), {"theta": 10000.0}),
     ]
     try:
-        expect_by_hand(answer[1], *turns[0][0], **turns[0][1])
-        expect_tensors(make_guard(answer[1], "rotate"), turns, turn, _TURN_MISTAKES, name="rotate")
+        _watch(answer[1], rotates, *turns[0][0], **turns[0][1])
+        expect_tensors(rotates, turns, turn, _TURN_MISTAKES, name="rotate")
+        _expect_dtype(rotates, "rotate", *turns[0][0], **turns[0][1])
         expect_device(answer[1], *turns[0][0], **turns[0][1])
     except NotAttempted:
         fail("`rms_norm` is right. `rotate` is still open.")
@@ -147,8 +179,10 @@ def check_2(attention) -> Outcome:
     for seed, (batch, heads, groups, num_new, num_all, head_dim) in enumerate(sizes, start=20):
         keys = (_draw(seed + 10 * k, batch, groups, num_all, head_dim) for k in (1, 2))
         cases.append(((_draw(seed, batch, heads, num_new, head_dim), *keys), {}))
-    expect_by_hand(attention, *cases[2][0])
-    expect_tensors(make_guard(attention, "attention"), cases, attend, _ATTENTION_MISTAKES, name="attention")
+    guard = make_guard(attention, "attention")
+    _watch(attention, guard, *cases[2][0])
+    expect_tensors(guard, cases, attend, _ATTENTION_MISTAKES, name="attention")
+    _expect_dtype(guard, "attention", *cases[2][0])
     expect_device(attention, *cases[2][0])
     return passed("causal, grouped, and right for a whole prompt as for one new token behind a cache.")
 
@@ -160,10 +194,13 @@ def check_3(forward) -> Outcome:
     """The decoder: random shapes first, in chunks with a cache, then the shipped model against Transformers."""
     expect_function(forward, "forward")
     guard = make_guard(forward, "forward")
-    for case in _decoding.list_cases():
+    first, *others = _decoding.list_cases()
+    _watch(forward, guard, first.weights, first.ids)
+    for case in others:
         expect_by_hand(forward, case.weights, case.ids[:, : case.cuts[0]])
     _decoding.expect_decoder(guard)
     _decoding.expect_saving(guard)
+    _decoding.expect_no_memory(guard)
     expect_device(forward, case.weights, case.ids)
     distance = _decoding.expect_transformers(guard)
     return passed(
@@ -179,7 +216,7 @@ def check_3(forward) -> Outcome:
 def check_4(count_step) -> Outcome:
     """FLOPs and bytes of one step: by hand, by torch's flop counter on random shapes, part by part."""
     expect_function(count_step, "count_step")
-    expect_by_hand(count_step, BYTE_CASES[0][0], **BYTE_CASES[0][1])
+    _watch(count_step, count_step, BYTE_CASES[0][0], **BYTE_CASES[0][1])
     right = [(config, options, count_right(config, **options)) for config, options in BYTE_CASES]
     right += list(count_by_flops())
     for place, name in enumerate(NAMES):
@@ -189,10 +226,12 @@ def check_4(count_step) -> Outcome:
 
             def __call__(self, *args, place=place, **kwargs):
                 got = LearnerFunction.__call__(self, *args, **kwargs)
-                if got is None:
-                    return None
+                expect_answer(got, self.call)
                 if not isinstance(got, tuple | list) or len(got) != 3:
                     fail(f"three numbers are asked for, ({', '.join(NAMES)}), and this is {shorten(repr(got), 60)}.")
+                expect_no_generator(self)
+                if got[place] is None:
+                    fail(f"{self.call}: `{NAMES[place]}` is None, and three numbers are asked for.")
                 return tidy(got[place])
 
         cases = [Case(want[place], (config,), options, why=f"{name} differs.") for config, options, want in right]
@@ -211,10 +250,11 @@ def _take(wrong: Callable, place: int) -> Callable:
 
 
 def check_5(sample) -> Outcome:
-    """The sampler: 20,000 draws per setting against the exact chances, by chi-square; then edges and seeds."""
+    """The sampler: 4,000 draws per setting against the exact chances, by chi-square; then edges and seeds."""
     expect_function(sample, "sample")
-    _sampling.expect_own_draws(sample)
     guard = make_guard(sample, "sample")
+    row, options = _sampling.make_row()
+    _watch(sample, guard, row, **options)
     counts = _sampling.count_draws(guard)
     _sampling.expect_distribution(counts)
     _sampling.expect_edges(guard)

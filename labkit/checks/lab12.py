@@ -6,12 +6,15 @@ import statistics
 from types import SimpleNamespace
 from typing import NoReturn
 
-from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
+from labkit.checks._comparison import T_95
+from labkit.checks._kinds import expect_no_generator, is_number
+from labkit.checks._learner import LearnerFunction, tidy
+from labkit.checks._rounds import ROUND_MISTAKES, ROUNDS, draw_rounds
 from labkit.checks._same_work import NAMES, PAIRS, WORK_MISTAKES, change_run, find_differences
 from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
 from labkit.results import load_records
-from labkit.stats import compare, estimate_mean_interval
+from labkit.stats import estimate_mean_interval
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4"]
@@ -89,6 +92,7 @@ def check_1(stream_metrics) -> Outcome:
             gaps += ([gap_s] if k else []) + [0.0] * (count - 1)
         cases.append(Case((chunks[0][0] - sent_s, statistics.fmean(gaps), at_s), (sent_s, chunks)))
     expect_cases(stream_metrics, cases)
+    expect_no_generator(stream_metrics)
     return passed("a chunk is not a token: a tool that thinks so reported 8.72 ms where 3.20 ms were true.")
 
 
@@ -101,10 +105,14 @@ def check_2(what_differs) -> Outcome:
 
         def __call__(self, *args, **kwargs):
             got = LearnerFunction.__call__(self, *args, **kwargs)
+            if hasattr(got, "tolist"):
+                fail(f"{self.call}: a list of names is asked for, and this is a {type(got).__name__}.")
             if isinstance(got, set | frozenset | tuple | list):
-                unknown = [name for name in got if name not in NAMES]
+                unknown = [name for name in got if not isinstance(name, str) or name not in NAMES]
                 if unknown:
                     fail(f"{shorten(repr(unknown[0]), 40)} is none of the names: {', '.join(NAMES)}.")
+                if twice := [name for name in NAMES if list(got).count(name) > 1]:
+                    fail(f"{self.call}: {twice[0]!r} is named more than once: one request that differs is enough.")
                 return [name for name in NAMES if name in got]
             return got
 
@@ -121,91 +129,41 @@ def check_2(what_differs) -> Outcome:
         a, b = change_run(requests=sizes), change_run(requests=other, dtype=draw.choice(("float32", "float16")))
         random_cases.append(Case(find_differences(a, b), (a, b)))
     expect_cases(function, random_cases)
+    expect_no_generator(function)
     return passed("now a comparison that is none can be seen before anybody believes it.")
 
 
-# 12.3: rounds of A and of B, each a list of (start, end, tokens). Round 1 of A: 60 tokens in 3 s.
-_A = [[(0.0, 1.0, 10), (0.5, 3.0, 50)], [(10.0, 12.0, 40), (10.0, 11.0, 20)], [(20.0, 24.0, 64), (21.0, 23.0, 16)]]
-_B = [[(3.0, 9.0, 20), (3.0, 8.0, 70)], [(13.0, 15.0, 40), (12.5, 18.5, 8), (14.0, 17.0, 60)], [(25.0, 37.0, 64)]]
-_DRIFT_A = [[(0.0, 2.0, 100)], [(9.0, 13.0, 100)], [(20.0, 28.0, 100)]]  # 50, 25 and 12.5 tok/s: the machine slows down
-_DRIFT_B = [[(2.0, 5.0, 100)], [(13.0, 20.0, 100)], [(28.0, 41.0, 100)]]
-_T_2 = 4.30265272974946  # Student's t, 95 % two-sided, 2 degrees of freedom, from a printed table
-
-
-def _tok_per_s(requests):
-    return sum(n for *_, n in requests) / (max(e for _, e, _ in requests) - min(s for s, *_ in requests))
-
-
-def _ratio(a, b, *, rate=_tok_per_s, mean=statistics.fmean, t=_T_2, root=True, sign=1):
-    """Ratio of A over B and its interval over three rounds, by the table of t; a wrong answer when a part is given."""
-    logs = [sign * math.log(rate(x) / rate(y)) for x, y in zip(a, b, strict=True)]
-    half = t * statistics.stdev(logs) / (math.sqrt(len(logs)) if root else 1)
-    return tuple(math.exp(x) for x in (mean(logs), mean(logs) - half, mean(logs) + half))
-
-
-def _whole(a, b):
-    said = compare([_tok_per_s(x) for x in a], [_tok_per_s(x) for x in b], is_paired=False, better="higher")
-    return said.ratio, said.interval.low, said.interval.high
-
-
-_ROUNDS = [
-    Case(_ratio(_A, _B), (_A, _B), why="tokens of all requests over the time from the first start to the last end."),
-    Case(_ratio(_B, _A), (_B, _A), why="the ratio is the throughput of A over that of B: here it is below 1."),
-    Case(_ratio(_DRIFT_A, _DRIFT_B), (_DRIFT_A, _DRIFT_B), why="the machine slows down; within a round both see it."),
-    Case(_ratio(_A, _A), (_A, _A), why="A against itself: ratio 1."),
-]
-_ROUND_MISTAKES = (
-    ("the durations are added up: requests overlap. The window runs from the first start to the last end.",
-     lambda a, b: _ratio(a, b, rate=lambda r: sum(n for *_, n in r) / sum(e - s for s, e, _ in r))),
-    ("the mean of each request's own speed is what one user sees: throughput is all tokens over one window.",
-     lambda a, b: _ratio(a, b, rate=lambda r: statistics.fmean(n / (e - s) for s, e, n in r))),
-    ("the speeds of the requests are added up, as if all ran all the time: all tokens over one window.",
-     lambda a, b: _ratio(a, b, rate=lambda r: sum(n / (e - s) for s, e, n in r))),
-    ("requests are counted: the throughput here is in output tokens.",
-     lambda a, b: _ratio(a, b, rate=lambda r: _tok_per_s([(s, e, 1) for s, e, _ in r]))),
-    ("the window begins at 0: it begins when the first request of this round is sent.",
-     lambda a, b: _ratio(a, b, rate=lambda r: sum(n for *_, n in r) / max(e for _, e, _ in r))),
-    ("the window ends at the end of the last request in the list: take the latest end, whoever has it.",
-     lambda a, b: _ratio(a, b, rate=lambda r: sum(n for *_, n in r) / (r[-1][1] - r[0][0]))),
-    ("the window is the longest single request: it runs from the first start to the last end.",
-     lambda a, b: _ratio(a, b, rate=lambda r: sum(n for *_, n in r) / max(e - s for s, e, _ in r))),
-    ("the ratio is turned round. Throughput is better when it is higher: say so to compare().",
-     lambda a, b: _ratio(a, b, sign=-1)),
-    ("the rounds are not paired: within a round both met the same machine, and the drift cancels.", _whole),
-    ("that is the spread of single rounds: the mean of n rounds is surer, by the square root of n.",
-     lambda a, b: _ratio(a, b, root=False)),
-    ("1.96 is for very many rounds: three have Student's t with 2 degrees of freedom.",
-     lambda a, b: _ratio(a, b, t=1.959963984540054)),
-)  # fmt: skip
+# 12.3
 
 
 def check_3(compare_throughput) -> Outcome:
     """Throughput over the window of each round, and the paired ratio, by a printed table of Student's t."""
     expect_function(compare_throughput, "compare_throughput")
-    expect_cases(compare_throughput, _ROUNDS, _ROUND_MISTAKES, relative=1e-6)
-    draw, cases = random.Random(123), []
-    for _ in range(20):
-        sides = []
-        for speed in (40, 10):
-            starts = [[k * 50.0 + draw.randrange(64) / 16 for _ in range(5)] for k in range(3)]
-            sides.append([[(s, s + draw.randrange(16, 99) / speed, draw.randrange(4, 99)) for s in r] for r in starts])
-        cases.append(Case(_ratio(*sides), tuple(sides), why="all tokens of a round over one window, in pairs."))
-    expect_cases(compare_throughput, cases, relative=1e-6)
+    expect_cases(compare_throughput, ROUNDS, ROUND_MISTAKES, relative=1e-6)
+    expect_cases(compare_throughput, draw_rounds(20), relative=1e-6)
+    expect_no_generator(compare_throughput)
     return passed("all tokens over one window, in pairs: what a whole machine delivers, with its interval.")
 
 
-# 12.4: made-up records, each with three rounds of two workloads, then the learner's own.
+# 12.4: made-up records, each with three or five rounds of two workloads, then the learner's own.
 _KEYS = ("mixed_vllm_tok_per_s", "mixed_naive_tok_per_s")
+# The rounds of one side are not in the order of speed of the other: the pairs are what counts.
 _MADE = (
-    {"mixed_vllm_tok_per_s": [300.0, 280.0, 330.0], "mixed_naive_tok_per_s": [100.0, 96.0, 104.0]},
+    {"mixed_vllm_tok_per_s": [300.0, 280.0, 330.0], "mixed_naive_tok_per_s": [100.0, 104.0, 96.0]},
     {"mixed_vllm_tok_per_s": [100.0, 90.0, 120.0], "mixed_naive_tok_per_s": [101.0, 93.0, 112.0]},
-    {"mixed_vllm_tok_per_s": [60.0, 40.0, 50.0], "mixed_naive_tok_per_s": [100.0, 64.0, 90.0]},
+    {"mixed_vllm_tok_per_s": [60.0, 40.0, 50.0], "mixed_naive_tok_per_s": [90.0, 64.0, 100.0]},
+    {
+        "mixed_vllm_tok_per_s": [140.0, 155.0, 150.0, 132.0, 160.0],
+        "mixed_naive_tok_per_s": [100.0, 98.0, 104.0, 101.0, 97.0],
+    },
 )
 _OTHERS = {
-    "equal_vllm_tok_per_s": [500.0, 530.0, 560.0], "equal_naive_tok_per_s": [90.0, 80.0, 85.0],
-    "mixed_batched_tok_per_s": [222.0, 240.0, 231.0], "shared_vllm_tok_per_s": [70.0, 77.0, 72.0],
-    "shared_naive_tok_per_s": [33.0, 31.0, 36.0],
-}  # fmt: skip
+    "equal_vllm_tok_per_s": [500.0, 530.0, 560.0, 540.0, 510.0],
+    "equal_naive_tok_per_s": [90.0, 80.0, 85.0, 88.0, 84.0],
+    "mixed_batched_tok_per_s": [122.0, 140.0, 131.0, 135.0, 128.0],
+    "shared_vllm_tok_per_s": [70.0, 77.0, 72.0, 75.0, 71.0],
+    "shared_naive_tok_per_s": [33.0, 31.0, 36.0, 32.0, 34.0],
+}
 _FIELDS = ("record", "ratio", "low", "high", "verdict")
 
 
@@ -213,11 +171,12 @@ def check_4(read_verdict) -> Outcome:
     """The verdict of a record: made-up ones by the table of t, then the learner's own, recomputed from its samples."""
     expect_function(read_verdict, "read_verdict")
     for number, made in enumerate(_MADE):
-        record = SimpleNamespace(id=f"r-00000000a{number}", lab="12", name="engines", samples={**_OTHERS, **made})
+        others = {key: values[: len(made[_KEYS[0]])] for key, values in _OTHERS.items()}
+        record = SimpleNamespace(id=f"r-00000000a{number}", lab="12", name="engines", samples=others | made)
         _expect_verdict(read_verdict, record, where=f"made-up record {record.id}")
     own = list(load_records(lab="12", name="engines"))
     if not own:
-        return passed("the three made-up records are read right; measure, and check again for your own.")
+        return passed("the made-up records are read right; measure, and check again for your own.")
     ratio, low, high, verdict = _expect_verdict(read_verdict, own[-1], where=f"your record {own[-1].id}")
     return passed(
         f"your record {own[-1].id}: vLLM over naive Transformers {ratio:.3g}, {low:.3g} to {high:.3g}: vLLM is "
@@ -226,34 +185,41 @@ def check_4(read_verdict) -> Outcome:
     )
 
 
-def _judge_logs(samples, *, keys=_KEYS):
-    """(ratio, low, high, verdict) from the stored samples; three rounds by the table."""
-    a, b = (samples[key] for key in keys)
+def _judge_logs(samples, *, keys=_KEYS, order=list, num=None, t=None):
+    """(ratio, low, high, verdict) from the stored samples, by the table of t; a wrong answer when a part is given."""
+    a, b = (order(samples[key])[:num] for key in keys)
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True)]
-    mean = statistics.fmean(logs)
-    half = _T_2 * statistics.stdev(logs) / math.sqrt(3) if len(logs) == 3 else estimate_mean_interval(logs).high - mean
+    mean, t = statistics.fmean(logs), t or T_95.get(len(logs) - 1)
+    half = t * statistics.stdev(logs) / math.sqrt(len(logs)) if t else estimate_mean_interval(logs).high - mean
     low, high = mean - half, mean + half
     verdict = "faster" if low > 0 else "slower" if high < 0 else "cannot tell"
     return math.exp(mean), math.exp(low), math.exp(high), verdict
 
 
+_WRONG_PAIRS = (
+    ("the samples are sorted before they are paired: that makes pairs that never ran side by side.", {"order": sorted}),
+    ("only the first three rounds are read: a record may have more.", {"num": 3}),
+    ("4.30 is Student's t for three rounds: n rounds have n - 1 degrees of freedom.", {"t": T_95[2]}),
+)
+
+
 def _expect_verdict(read_verdict, record, *, where):
     got = read_verdict(record)
-    if got is None or (isinstance(got, dict) and got and all(value is None for value in got.values())):
-        raise NotAttempted
+    expect_answer(got, read_verdict.call)
     if not isinstance(got, dict) or set(got) != set(_FIELDS):
         fail(f"the answer is a dict with the keys {', '.join(_FIELDS)}, and this is {shorten(repr(got), 60)}.")
     right = _judge_logs(record.samples)
-    if got["record"] != record.id:
+    if not isinstance(got["record"], str) or got["record"] != record.id:
         fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
     numbers = tuple(tidy(got[name]) for name in _FIELDS[1:4])
     for name, value in zip(_FIELDS[1:4], numbers, strict=True):
-        if not isinstance(value, int | float) or isinstance(value, bool):
+        if not is_number(value):
             fail(f"{where}: `{name}` is {shorten(repr(value), 40)}, and a number was asked for.")
     if not _near(numbers, right[:3]):
         _explain_verdict(numbers, record, right, where)
-    if got["verdict"] != right[3]:
-        _explain_word(got["verdict"], right, where)
+    word = tidy(got["verdict"])
+    if not isinstance(word, str) or word != right[3]:
+        _explain_word(word, right, where)
     return right
 
 
@@ -275,6 +241,9 @@ def _explain_verdict(numbers, record, right, where) -> NoReturn:
                         (("mixed_vllm_tok_per_s", "mixed_batched_tok_per_s"), "vLLM over batched")):  # fmt: skip
         if set(other) <= set(samples) and _near(numbers, _judge_logs(samples, keys=other)[:3]):
             fail(f"{where}: those are the numbers of {name}: vLLM over naive, on mixed lengths, was asked for.")
+    for sentence, changes in _WRONG_PAIRS:
+        if _near(numbers, _judge_logs(samples, **changes)[:3]):
+            fail(f"{where}: {sentence}")
     means = [statistics.fmean(samples[key]) for key in _KEYS]
     medians = [statistics.median(samples[key]) for key in _KEYS]
     if any(math.isclose(numbers[0], x / y, rel_tol=1e-6) for x, y in (means, medians)):
@@ -287,7 +256,7 @@ def _explain_verdict(numbers, record, right, where) -> NoReturn:
 
 def _explain_word(word, right, where) -> NoReturn:
     ratio, low, high, verdict = right
-    if word not in ("faster", "slower", "cannot tell"):
+    if not isinstance(word, str) or word not in ("faster", "slower", "cannot tell"):
         fail(f"{where}: the verdict is {shorten(repr(word), 40)}: write faster, slower or cannot tell.")
     if verdict == "cannot tell":
         fail(f"{where}: {low:.3g} to {high:.3g} holds 1, so {word!r} is more than the samples say.")
