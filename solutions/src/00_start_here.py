@@ -357,7 +357,7 @@ if ready("00.3"):
 #
 # Fill the dictionary from your record: its id, the median (p50) of `decode_tok_per_s`, and the two ends of the median's 95 %
 # interval. `summarize(samples)` gives an object with `p50` and `p50_interval`, which has `low` and `high`. The check recomputes all
-# three from your stored samples.
+# three from your stored samples; give them with two digits or more.
 #
 # <details><summary>Hint 1</summary>
 #

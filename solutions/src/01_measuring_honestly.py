@@ -183,7 +183,7 @@ print(f"smallest and largest of 50 hold the true p99 with {100 * (1 - 0.99**50 -
 # *20 minutes · difficulty 3 of 5 · why it matters: a p99 without n and interval is the most common false number in
 # our field.*
 #
-# Return `(point, low, high)`: the `q`-th percentile as `np.percentile` gives it, and two of the samples that hold the
+# Return a tuple `(point, low, high)`: the `q`-th percentile as `np.percentile` gives it, and two of the samples that hold the
 # true one with at least `confidence`. Of all pairs of ranks that suffice, take the closest. Where none suffices,
 # return `None`.
 #
@@ -511,7 +511,7 @@ for lie, meaning in LIES.items():
 #
 # For each script: `line` is the number of the line **where the false value is read or computed** (not the one that
 # prints it), `lie` is one id of the list above, `fixed` is the number that the script should have printed, in the
-# same unit. `SCRIPTS["a"].log` has the log as numbers, so that you can compute with it.
+# same unit, with three digits or more. `SCRIPTS["a"].log` has the log as numbers, so that you can compute with it.
 #
 # <details><summary>Hint 1</summary>
 #

@@ -87,8 +87,8 @@ for position in (0, 1, 2):
 # *12 minutes · difficulty 2 of 5 · why it matters: a wrong pairing or position gives a model that still speaks, but worse.*
 #
 # `rms_norm(x, weight, eps=...)`: x is (..., d), weight is (d,). `rotate(x, positions, theta=...)`: x is (B, n, S, D) with any
-# number n of heads, `positions` (S,) are whole numbers and need not begin at 0. Both return a new tensor of the shape of x.
-# `torch.nn.functional.rms_norm` is refused.
+# number n of heads, `positions` (S,) are whole numbers and need not begin at 0. Both return a new tensor of the shape and dtype
+# of x. `torch.nn.functional.rms_norm` is refused.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -229,7 +229,7 @@ print("split_heads (2, 5, 6) for D = 3:", tuple(split_heads(torch.ones(2, 5, 6),
 #
 # `forward(weights, ids, cache=None)` returns `(logits, cache)`. `ids` are the new tokens (B, S), logits are (B, S, V). The cache
 # is `None` for a new text, else a list with one pair `(k, v)` per layer, each (B, G, T, D), **rotated** keys and plain values;
-# return a new, longer list. Use your three functions.
+# return a new, longer list, and leave the given one as it is. Use your three functions.
 #
 # | step | with |
 # | --- | --- |
@@ -584,7 +584,7 @@ print(f"kept 0.8 in all: drawn with {0.5 / 0.8:.3f} and {0.3 / 0.8:.3f}")
 # *15 minutes · difficulty 3 of 5 · why it matters: two engines with other orders say other things from the same model.*
 #
 # `logits` are (B, V); return the drawn ids (B,), each row on its own. Draw with `generator` (`None`: torch's own). The check draws
-# 20,000 times per setting and compares the counts with the exact chances by a chi-square test.
+# 4,000 times per setting and compares the counts with the exact chances by a chi-square test.
 #
 # <details><summary>Hint 1</summary>
 #
