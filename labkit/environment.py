@@ -4,6 +4,7 @@ Every look is small, reads only, and ends in a `Finding`: what was seen, and wha
 Nothing here raises because something is absent, and nothing imports torch.
 """
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -41,18 +42,26 @@ class Finding:
 def find_course_root() -> Path:
     """Find the folder that holds labs/ and labkit/: LABKIT_COURSE, else this package's parent, else the cwd upwards."""
     named = os.environ.get("LABKIT_COURSE")
-    if named:
-        candidates = [Path(named).expanduser()]
-    else:
-        candidates = [Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents]
-    for folder in candidates:
-        if (folder / "labs").is_dir() and (folder / "labkit").is_dir():
-            return folder.resolve()
+    for folder in _list_candidates(named):
+        try:
+            if (folder / "labs").is_dir() and (folder / "labkit").is_dir():
+                return folder.resolve()
+        except OSError:  # a name that is too long, or a folder that we may not look into
+            continue
     where = "in the folder that LABKIT_COURSE names" if named else "beside labkit or above the current folder"
     raise InstallError(
         f"No course was found {where}: labs/ and labkit/ must stand side by side.",
         next_step="start from a clone of the course, or set LABKIT_COURSE to its folder.",
     )
+
+
+def _list_candidates(named: str | None) -> list[Path]:
+    """Folders to look into; a home that nobody has and a working folder that was deleted give none."""
+    package = [] if named else [Path(__file__).resolve().parents[1]]
+    try:
+        return [Path(named).expanduser()] if named else [*package, Path.cwd(), *Path.cwd().parents]
+    except (OSError, RuntimeError):
+        return package
 
 
 def load_lock(path) -> dict[str, str]:
@@ -62,8 +71,8 @@ def load_lock(path) -> dict[str, str]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        fact = f"The lock {Path(path).name} cannot be read ({error.strerror})."
+    except (OSError, UnicodeDecodeError) as error:
+        fact = f"The lock {Path(path).name} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})."
         raise InstallError(fact, next_step=_SETUP) from error
     found = re.findall(r"^(?:# (?=torch==))?([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", text, flags=re.MULTILINE)
     if not found:
@@ -137,12 +146,12 @@ def _probe_python() -> Finding:
 
 
 def _installed() -> dict[str, str]:
-    """Installed distributions; a damaged one (metadata without a name) is as good as absent."""
+    """Installed distributions; a damaged one (metadata without a name, a version or as UTF-8) is as good as absent."""
     found = {}
     for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"] if distribution.metadata else None
-        if name:
-            found.setdefault(_normalise(name), distribution.version)
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            if (name := distribution.metadata["Name"]) and (version := distribution.version):
+                found.setdefault(_normalise(name), version)
     return found
 
 
@@ -207,7 +216,7 @@ def _probe_gpu(machine: Machine) -> list[Finding]:
         memory = format_bytes(gpu.memory_bytes) if gpu.memory_bytes else "memory unknown"
         findings.append(Finding(f"gpu {gpu.index}", "ok", f"{gpu.name}, {memory}, driver {gpu.driver or 'unknown'}"))
     driver = (machine.gpus[0].driver or "").split(".")[0]
-    if driver.isdigit() and int(driver) < _MIN_DRIVER:
+    if driver.isdecimal() and int(driver) < _MIN_DRIVER:
         step = f"update NVIDIA's driver to {_MIN_DRIVER} or newer, restart, then `make setup`."
         findings.append(Finding("cuda", "warning", f"driver {driver} is too old for CUDA 13", step))
         return findings

@@ -126,7 +126,7 @@ def _read(relative: str) -> str | None:
 
 def _read_int(relative: str) -> int | None:
     text = _read(relative)
-    return int(text) if text and text.isdigit() else None
+    return int(text) if text and text.isdecimal() else None
 
 
 def _cgroup_folders(controller: str) -> list[str]:
@@ -147,7 +147,7 @@ def _probe_quota() -> float:
     quotas = [math.inf]
     for folder in _cgroup_folders("cpu"):
         limit = (_read(f"{folder}/cpu.max") or "").split()
-        if len(limit) == 2 and limit[0].isdigit() and int(limit[1] if limit[1].isdigit() else 0) > 0:
+        if len(limit) == 2 and limit[0].isdecimal() and int(limit[1] if limit[1].isdecimal() else 0) > 0:
             quotas.append(int(limit[0]) / int(limit[1]))
         quota, period = _read_int(f"{folder}/cpu.cfs_quota_us"), _read_int(f"{folder}/cpu.cfs_period_us")
         if quota and period:  # -1 means "no limit" and is no digit string
@@ -170,7 +170,7 @@ def _probe_cpu() -> Cpu:
     return Cpu(
         name=fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine(),
         num_cores=max(1, int(min(num_allowed, _probe_quota()))),
-        num_threads_default=int(asked) if asked.isdigit() and int(asked) > 0 else num_allowed,
+        num_threads_default=int(asked) if asked.isdecimal() and int(asked) > 0 else num_allowed,
         has_fast_bf16=not _FAST_BF16.isdisjoint(flags),
         flags=flags,
     )
@@ -179,7 +179,7 @@ def _probe_cpu() -> Cpu:
 def _probe_memory() -> tuple[int | None, int | None]:
     """Total and available bytes; a container's limit replaces the host's where it is smaller."""
     fields = dict(line.split(":", 1) for line in (_read("proc/meminfo") or "").splitlines() if ":" in line)
-    kib = {key: words[0] for key, value in fields.items() if (words := value.split()) and words[0].isdigit()}
+    kib = {key: words[0] for key, value in fields.items() if (words := value.split()) and words[0].isdecimal()}
     total = int(kib["MemTotal"]) * 1024 if "MemTotal" in kib else None
     free = int(kib["MemAvailable"]) * 1024 if "MemAvailable" in kib else None
     if total is None:
@@ -224,7 +224,7 @@ def _probe_os() -> str:
     except (AttributeError, OSError):
         name = ""
     # Only the numbers of the release: a self-built kernel may carry the builder's name behind them.
-    release = ".".join(part for part in platform.release().split("-")[0].split(".") if part.isdigit())
+    release = ".".join(part for part in platform.release().split("-")[0].split(".") if part.isdecimal())
     return ", ".join(part for part in (name, f"{platform.system()} {release}".strip(), platform.machine()) if part)
 
 
@@ -244,9 +244,10 @@ def _probe_gpus() -> tuple[Gpu, ...]:
         return ()
     try:
         driver = _ask(nvml.nvmlSystemGetDriverVersion)
-        return tuple(
-            gpu for index in range(_ask(nvml.nvmlDeviceGetCount) or 0) if (gpu := _probe_gpu(nvml, index, driver))
-        )
+        found = {i: _ask(nvml.nvmlDeviceGetHandleByIndex, i) for i in range(_ask(nvml.nvmlDeviceGetCount) or 0)}
+        handles = {i: handle for i, handle in found.items() if handle is not None}
+        shown = _select_visible(nvml, handles)
+        return tuple(_probe_gpu(nvml, i, handles[i], shown[i], driver) for i in sorted(shown))
     finally:
         _ask(nvml.nvmlShutdown)
 
@@ -259,11 +260,9 @@ def _ask(function, *arguments):
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
-def _probe_gpu(nvml, index: int, driver: str | None) -> Gpu | None:
-    handle = _ask(nvml.nvmlDeviceGetHandleByIndex, index)
-    if handle is None or not _is_visible(index, _ask(nvml.nvmlDeviceGetUUID, handle) or ""):
-        return None
-    memory = _ask(nvml.nvmlDeviceGetMemoryInfo, handle)
+def _probe_gpu(nvml, index: int, handle, part, driver: str | None) -> Gpu:
+    """Read one GPU; `part` is the MIG slice of it that is visible, which has memory of its own, or the GPU itself."""
+    memory = _ask(nvml.nvmlDeviceGetMemoryInfo, part)
     capability = _ask(nvml.nvmlDeviceGetCudaComputeCapability, handle)
     return Gpu(
         index=index,
@@ -274,9 +273,28 @@ def _probe_gpu(nvml, index: int, driver: str | None) -> Gpu | None:
     )
 
 
-def _is_visible(index: int, uuid: str) -> bool:
-    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if asked is None:
-        return True
-    names = [name.strip() for name in asked.split(",") if name.strip()]
-    return any(name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)) for name in names)
+def _select_visible(nvml, handles: dict) -> dict:
+    """Return {index: handle} of what CUDA_VISIBLE_DEVICES shows: CUDA hides all that follows a name of no device."""
+    if (asked := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
+        return handles
+    shown = {}
+    for name in asked.split(","):
+        found = ((i, _match(nvml, name.strip(), i, handle)) for i, handle in handles.items())
+        index, part = next((pair for pair in found if pair[1] is not None), (None, None))
+        if part is None:
+            break
+        shown.setdefault(index, part)
+    return shown
+
+
+def _match(nvml, name: str, index: int, handle):
+    """Return the handle that a name of CUDA_VISIBLE_DEVICES means on this GPU: all of it, a MIG slice, or None."""
+    uuid = _ask(nvml.nvmlDeviceGetUUID, handle) or ""
+    if name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)):
+        return handle
+    if name.startswith("MIG-"):
+        for number in range(_ask(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
+            part = _ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
+            if part is not None and _ask(nvml.nvmlDeviceGetUUID, part) == name:
+                return part
+    return None

@@ -9,11 +9,13 @@ A lab ends with `print(measure_release(globals(), "model", "tokenizer"))`: what 
 much that was is measured.
 """
 
+import collections
 import contextlib
 import dataclasses
 import gc
 import sys
 import threading
+import types
 import weakref
 from collections.abc import Callable, Iterator, MutableMapping
 
@@ -22,6 +24,8 @@ from labkit.errors import InstallError, LabkitError
 from labkit.units import format_bytes
 
 __all__ = ["PeakMemory", "Release", "measure_peak_rss", "measure_release", "probe_memory"]
+
+SEARCH_DEPTH = 6  # levels of containers and attributes that are searched for arrays: engine, cache, layers, layer, keys
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Release:
     """What a clean-up gave back: the memory before and after (as `probe_memory` reads it), the names that were dropped.
 
     `kept`: those names of which something lives on, because another object holds it; `aliases`: variables that do.
+    Looked at are the values themselves, and arrays and tensors up to six containers or attributes deep in them.
     `tensor_bytes`: what the tensors and arrays of those names held, counted before.
     """
 
@@ -56,7 +61,7 @@ class Release:
 
     @property
     def is_complete(self) -> bool:
-        """True when nothing of what the names stood for is alive."""
+        """True when nothing of what the names stood for is alive, as far as was looked."""
         return not self.kept
 
     @property
@@ -94,8 +99,8 @@ def measure_release(namespace: MutableMapping[str, object], *names: str) -> Rele
     before = probe_memory()
     dropped = tuple(name for name in dict.fromkeys(names) if name in namespace)
     watched = {name: list(_watch(namespace[name])) for name in dropped}
-    found = {id(one()): getattr(one(), "nbytes", 0) for references in watched.values() for one in references}
-    tensor_bytes = sum(size for size in found.values() if isinstance(size, int))
+    found = {id(one()): _read_nbytes(one()) for references in watched.values() for one in references}
+    tensor_bytes = sum(found.values())
     set_trim_threshold(0)
     aliases = _forget(namespace, dropped)
     gc.collect()
@@ -109,16 +114,60 @@ def measure_release(namespace: MutableMapping[str, object], *names: str) -> Rele
 
 
 def _watch(value: object) -> Iterator[weakref.ref]:
-    """Yield weak references to a value; to the items of a container, and to a module's parameters, which outlive it."""
-    with contextlib.suppress(TypeError):  # lists, dictionaries and numbers know none
-        yield weakref.ref(value)
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
-    if not isinstance(value, type) and callable(getattr(value, "parameters", None)):
-        with contextlib.suppress(TypeError):  # something else of that name that wants arguments
-            items = list(value.parameters())
-    for item in items:
-        with contextlib.suppress(TypeError):
-            yield weakref.ref(item)
+    """Yield weak references to a value, to the items of a container, and to every array or tensor that it leads to."""
+    items = _list_items(value)
+    arrays = (inner for inner in _walk(value) if _read_nbytes(inner))
+    for one in {id(one): one for one in (value, *items, *arrays)}.values():
+        with contextlib.suppress(TypeError):  # lists, dictionaries and numbers know no weak references
+            yield weakref.ref(one)
+
+
+def _walk(value: object) -> Iterator[object]:
+    """Yield what a value leads to by containers, attributes and a module's parameters, `SEARCH_DEPTH` levels deep.
+
+    Deeper, and behind modules, classes and functions, nothing is looked for: everything leads to everything there.
+    """
+    seen, level = {id(value)}, [value]
+    for _ in range(SEARCH_DEPTH):
+        level = [inner for outer in level for inner in _list_inner(outer)]
+        level = list({id(inner): inner for inner in level if id(inner) not in seen}.values())
+        seen.update(map(id, level))
+        yield from level
+
+
+def _list_inner(value: object) -> list:
+    """List what a value holds: its items, its attributes, and of a torch module all parameters and buffers."""
+    if isinstance(value, type | types.ModuleType | types.FunctionType | types.MethodType | str | bytes | int | float):
+        return []
+    attributes = getattr(value, "__dict__", None)
+    slots = [name for kind in type(value).__mro__ for name in getattr(kind, "__slots__", ()) if isinstance(name, str)]
+    found = _list_items(value) + [getattr(value, name, None) for name in slots if not name.startswith("__")]
+    return found + (list(attributes.values()) if isinstance(attributes, dict) else [])
+
+
+def _list_items(value: object) -> list:
+    """List the items of a container, and the parameters and buffers of a torch module."""
+    if isinstance(value, dict):
+        return list(value.values())
+    if isinstance(value, list | tuple | set | frozenset | collections.deque):
+        return list(value)
+    found = []
+    for name in ("parameters", "buffers"):
+        if callable(getattr(type(value), name, None)):
+            with contextlib.suppress(Exception):  # something else of that name, which wants arguments or fails
+                found += list(getattr(value, name)())
+    return found
+
+
+def _read_nbytes(value: object) -> int:
+    """Return the bytes of an array or a tensor, 0 for anything else."""
+    if not hasattr(type(value), "nbytes"):  # asked of the class: an object may answer to every name
+        return 0
+    try:
+        size = value.nbytes
+    except Exception:  # a property of some other kind
+        return 0
+    return size if isinstance(size, int) else 0
 
 
 def _forget(namespace: MutableMapping[str, object], names: tuple[str, ...]) -> tuple[str, ...]:

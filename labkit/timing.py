@@ -6,6 +6,7 @@ reading and before the last, always: there is no option to leave that out. Nothi
 
 import collections
 import dataclasses
+import inspect
 import math
 import statistics
 import sys
@@ -120,7 +121,8 @@ def measure_calls(
     moving (the rule of NVIDIA's nvbench); at `max_time_s` it gives up, with `is_stable` False and a warning. Warm-up
     calls come first and are kept apart. A call under about 10 µs is lost in `overhead_s`: time a loop of them instead.
     On CUDA the events stand on the current stream: work that `function` gives to other streams is seen by the host's
-    clock only, and a warning tells when the two disagree.
+    clock only, and a warning tells when the two disagree. Raises LabkitError for what is no function, and for one whose
+    call only makes a coroutine or a generator: the work would not be in the time.
     """
     if min_samples < 2 or num_warmup < 0 or not 0 <= min_time_s <= max_time_s:
         raise LabkitError(
@@ -128,9 +130,12 @@ def measure_calls(
             f"min_time_s {min_time_s}, max_time_s {max_time_s}.",
             next_step="use at least 2 samples, and a max_time_s of at least min_time_s.",
         )
+    _check_function(function)
     opened = _open_device(device)
     overhead_s = statistics.median(_time_call(_do_nothing, opened, clock)[0] for _ in range(NUM_OVERHEAD_CALLS))
-    warmup = tuple(_time_call(function, opened, clock)[0] for _ in range(num_warmup))
+    warmup = tuple(
+        _time_call(_refuse_unstarted(function) if k == 0 else function, opened, clock)[0] for k in range(num_warmup)
+    )
 
     samples: list[float] = []
     hidden: list[float] = []  # per call: what the host's clock saw beyond the device's events
@@ -179,6 +184,38 @@ def _time_call(function: Callable[[], object], device: Device, clock: Callable[[
     device.synchronize()  # this call's work must count
     host_s = clock() - begin
     return (host_s if start is None else start.elapsed_time(stop) / 1e3), host_s
+
+
+def _check_function(function: object) -> None:
+    """Refuse what cannot be called, and functions whose call only makes something that has not run yet."""
+    if not callable(function):
+        raise LabkitError(
+            f"measure_calls needs a function, and got {function!r:.60}.",
+            next_step="pass the function and not its result: measure_calls(step), or measure_calls(lambda: step(x)).",
+        )
+    for is_kind in (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction):
+        if is_kind(function):
+            raise _refuse_result(getattr(function, "__name__", "it"))
+
+
+def _refuse_unstarted(function: Callable[[], object]) -> Callable[[], None]:
+    """Return the function with a look at what it gives back: a call that only made a coroutine did no work."""
+
+    def call() -> None:
+        result = function()
+        if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+            if inspect.iscoroutine(result):
+                result.close()  # else Python warns that nobody awaited it
+            raise _refuse_result(getattr(function, "__name__", "it"))
+
+    return call
+
+
+def _refuse_result(name: str) -> LabkitError:
+    return LabkitError(
+        f"a call of {name} gives back a coroutine or generator that has not run: its time would be that of making it.",
+        next_step="let the function do the work: lambda: asyncio.run(step()), or lambda: list(step()).",
+    )
 
 
 def _do_nothing() -> None:
@@ -254,7 +291,7 @@ class _CudaDevice:
 def _open_device(device: "str | Device") -> Device:
     if device == "cpu":
         return _CpuDevice()
-    if isinstance(device, str) and (device == "cuda" or device.removeprefix("cuda:").isdigit()):
+    if isinstance(device, str) and (device == "cuda" or device.removeprefix("cuda:").isdecimal()):
         return _CudaDevice(device)
     if all(callable(getattr(device, name, None)) for name in ("synchronize", "record_event")):
         return device

@@ -31,16 +31,22 @@ def format_number(x: float | None, spread: float | None = None) -> str:
 
     151.26 with spread 3 is "151", with spread 0.04 "151.26". `spread` has the unit of `x`: a standard error, or the
     width of an interval. Without one (or with 0): three significant digits; an int was counted, and is written in full.
+    An infinite spread leaves the first digit; one that is not a number says nothing.
     """
     if x is None:
         return TOO_SMALL
+    if spread is not None and math.isnan(spread):
+        spread = None
     if isinstance(x, numbers.Integral) and not spread:
         return f"{x:,}"
     if not math.isfinite(x):
         return str(x)
     leading = _leading_place(x)
     # Where the spread is larger than x itself, the leading digit of x still shows its size.
-    place = min(_leading_place(spread), leading) if spread else leading - DEFAULT_DIGITS + 1
+    if spread:
+        place = min(_leading_place(spread), leading) if math.isfinite(spread) else leading
+    else:
+        place = leading - DEFAULT_DIGITS + 1
     rounded = round(x, -place) + 0.0  # + 0.0 turns -0.0 into 0.0
     if not spread and _leading_place(rounded) > leading:
         place += 1  # 9.996 became 10.0: still three digits

@@ -92,6 +92,42 @@ def test_a_missing_course_is_an_error_with_a_next_step(course, tmp_path, monkeyp
         find_course_root()
 
 
+def test_a_home_of_nobody_and_a_name_that_is_too_long_hold_no_course(monkeypatch):
+    for named in ("~no-such-user/course", "x" * 300):
+        monkeypatch.setenv("LABKIT_COURSE", named)
+        with pytest.raises(InstallError, match="LABKIT_COURSE names.*Next:"):
+            find_course_root()
+        assert look()["course"].status == "missing"
+
+
+def test_a_working_folder_that_was_deleted_is_no_error(course, tmp_path, monkeypatch):
+    monkeypatch.delenv("LABKIT_COURSE")
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert look()["course"].status == "ok"  # beside the package
+    monkeypatch.setattr(environment, "__file__", "/nowhere/site-packages/labkit/environment.py")
+    assert look()["course"].status == "missing"
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"Name: half\n", b"Version: 1.0\n", b"Name: h\xff\xfe\nVersion: 1.0\n", b"", None]
+)
+def test_a_damaged_package_is_as_good_as_absent(tmp_path, monkeypatch, metadata):
+    for name, content in (("half", metadata), ("whole", b"Name: whole\nVersion: 2.0\n")):
+        (tmp_path / f"{name}-1.0.dist-info").mkdir()
+        if content is not None:
+            (tmp_path / f"{name}-1.0.dist-info" / "METADATA").write_bytes(content)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert environment._installed() == {"whole": "2.0"}
+
+
+def test_a_lock_that_is_no_text_is_an_error(tmp_path):
+    (tmp_path / "odd.lock").write_bytes(b"numpy==\xff\xfe")
+    with pytest.raises(InstallError, match=r"odd\.lock cannot be read \(no UTF-8 text\)"):
+        load_lock(tmp_path / "odd.lock")
+
+
 def test_a_lock_is_read_with_normalised_names_and_torch_from_its_comment(course):
     pins = load_lock(course / "requirements" / "cpu.lock")
     assert pins == {"torch": "2.13.0+cpu", "numpy": "2.2.6", "py-yaml-thing": "6.0.3"}

@@ -167,6 +167,8 @@ def test_openmp_starts_a_thread_for_each_allowed_processor_whatever_the_quota(bu
     assert (probe_machine().cpu.num_cores, probe_machine().cpu.num_threads_default) == (2, 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert probe_machine().cpu.num_threads_default == 3
+    monkeypatch.setenv("OMP_NUM_THREADS", "²")  # a digit that is no number
+    assert probe_machine().cpu.num_threads_default == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert probe_machine().cpu.num_threads_default == 8
 
@@ -287,12 +289,36 @@ def test_no_binding_and_no_driver_both_mean_no_gpu(build, monkeypatch):
 
 @pytest.mark.parametrize(
     ("visible", "indexes"),
-    [("", []), ("-1", []), ("1", [1]), ("0,1", [0, 1]), ("GPU-bbbb", [1]), ("GPU-cccc", []), ("7", [])],
+    [
+        *(("", []), ("-1", []), ("1", [1]), ("0,1", [0, 1]), ("GPU-bbbb", [1]), ("GPU-cccc", []), ("7", [])),
+        # CUDA's guide: only the devices before the first invalid entry are visible.
+        *(("0,-1,1", [0]), ("1,7,0", [1]), ("0,,1", [0]), ("GPU-cccc,0", []), ("1,0", [0, 1]), (" 1 ", [1]), ("²", [])),
+    ],
 )
 def test_gpus_that_cuda_may_not_see_are_not_there(build, monkeypatch, visible, indexes):
     monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml(H100, T4))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.index for gpu in probe_machine().gpus] == indexes
+
+
+class MigNvml(FakeNvml):
+    """A binding that knows the slices of its GPUs: dicts under the key "slices"."""
+
+    def nvmlDeviceGetMaxMigDeviceCount(self, handle):  # noqa: N802
+        return len(self._get(handle, "slices"))
+
+    def nvmlDeviceGetMigDeviceHandleByIndex(self, handle, index):  # noqa: N802
+        return self._get(handle, "slices")[index]
+
+
+def test_a_mig_slice_that_is_made_visible_is_its_gpu_with_the_memory_of_the_slice(build, monkeypatch):
+    slices = [{"uuid": "MIG-1111", "memory": 10 * GIB}, {"uuid": "MIG-2222", "memory": 20 * GIB}]
+    monkeypatch.setattr(hardware, "_load_nvml", lambda: MigNvml(T4, H100 | {"slices": slices}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2222")
+    (gpu,) = probe_machine().gpus
+    assert (gpu.index, gpu.name, gpu.memory_bytes, gpu.capability) == (1, H100["name"], 20 * GIB, (9, 0))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-3333")
+    assert probe_machine().gpus == ()
 
 
 def test_a_machine_is_json_and_holds_nothing_private(build, monkeypatch):

@@ -1,12 +1,15 @@
 """Memory: four numbers that are absent where there is nothing to read, and a peak seen from a second thread."""
 
+import collections
 import itertools
 import json
 import subprocess
 import sys
 import threading
 import types
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
@@ -207,6 +210,57 @@ def test_a_weight_that_outlives_its_model_is_noticed():
     assert "is still held by another object" in str(release)
 
 
+class Engine:
+    """An object with slots and attributes, as caches and engines are."""
+
+    __slots__ = ("__weakref__", "layers")
+
+    def __init__(self, layers):
+        self.layers = layers
+
+
+@pytest.mark.parametrize(
+    ("build", "pick"),
+    [
+        (lambda array: [[array]], lambda value: value[0][0]),
+        (lambda array: {"keys": ((array, 1), 2)}, lambda value: value["keys"][0][0]),
+        (lambda array: SimpleNamespace(w=array), lambda value: value.w),
+        (lambda array: Engine([SimpleNamespace(keys=array)]), lambda value: value.layers[0].keys),
+        (lambda array: SimpleNamespace(a=collections.deque([array])), lambda value: value.a[0]),
+    ],
+)
+def test_an_array_deep_in_a_value_that_outlives_it_is_noticed(build, pick):
+    namespace = {"engine": build(np.ones(1000))}
+    held = pick(namespace["engine"])
+    release = measure_release(namespace, "engine")
+    assert (release.kept, release.tensor_bytes) == (("engine",), held.nbytes)
+    assert "engine is still held by another object" in str(release)
+    namespace = {"engine": build(np.ones(1000))}  # and where nobody holds it, all of it is gone
+    release = measure_release(namespace, "engine")
+    assert (release.is_complete, release.tensor_bytes) == (True, 8000)
+
+
+def test_what_answers_to_every_name_or_fails_does_not_stop_a_clean_up():
+    class Odd:
+        def __getattr__(self, name):
+            raise RuntimeError
+
+        @property
+        def nbytes(self):
+            raise RuntimeError
+
+        def parameters(self):
+            raise RuntimeError
+
+    assert measure_release({"odd": Odd(), "kind": Odd}, "odd", "kind").names == ("odd", "kind")
+
+
+def test_a_value_that_holds_itself_comes_to_an_end():
+    ring = [np.ones(10)]
+    ring.append(ring)
+    assert measure_release({"ring": ring}, "ring").tensor_bytes == 80
+
+
 def test_what_ipython_remembers_is_forgotten_and_other_results_stay():
     names = {"model": Model(), "Out": {3: "kept"}}
     names["_4"] = names["_"] = names["Out"][4] = names["model"]
@@ -288,7 +342,9 @@ def test_a_shipped_model_gives_back_its_weights_and_loading_it_again_and_again_d
     done = subprocess.run([sys.executable, "-c", RELEASE_PROGRAM], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
-    assert all(one["is_complete"] and one["tensor_bytes"] == one["weight_bytes"] for one in rounds), rounds
+    assert all(one["is_complete"] for one in rounds), rounds
+    # The weights, and the few frequencies of the rotary positions, which are tensors but no parameters.
+    assert all(0 <= one["tensor_bytes"] - one["weight_bytes"] < 1024 for one in rounds), rounds
     # The first time also pays for what libraries keep. From then on a model that stayed would be seen: it is one each.
     weight_bytes = rounds[0]["weight_bytes"]
     assert rounds[-1]["released_bytes"] > 0.7 * weight_bytes, rounds

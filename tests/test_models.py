@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,7 +11,8 @@ import pytest
 
 from labkit.errors import ModelError
 from labkit.hardware import Cpu, Gpu, Machine
-from labkit.models import find_model, list_models, load_model
+from labkit.models import find_model, list_models, load_model, loading
+from labkit.models.description import estimate_model
 
 GIB = 1024**3
 TINY = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidden_layers": 2, "hidden_size": 128,
@@ -182,6 +184,174 @@ def test_a_local_quantized_folder_has_the_bytes_of_its_files(monkeypatch, folder
     assert model.num_parameters == 4096 * 128 + 2 * (3 * 128 * 256 + 2 * 128 * 128 + 2 * 128 * 64 + 2 * 128) + 128
 
 
+QWEN3_8B = {"model_type": "qwen3", "num_hidden_layers": 36, "hidden_size": 4096, "intermediate_size": 12288,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936,
+            "tie_word_embeddings": False, "max_position_embeddings": 40960}  # fmt: skip
+# Of its 8,190,735,360 parameters these stay in 16 bits: two tables of 151,936 x 4,096, and the norms.
+QWEN3_8B_PLAIN = 2 * 151_936 * 4096 + 36 * (2 * 4096 + 2 * 128) + 4096
+QWEN3_8B_PACKED = 8_190_735_360 - QWEN3_8B_PLAIN
+# Output channels of one layer: Q, K, V, O, gate, up, down.
+QWEN3_8B_CHANNELS = 36 * (4096 + 1024 + 1024 + 4096 + 12288 + 12288 + 4096)
+
+
+def find_packed(quantization, **changes):
+    config = QWEN3_8B | {"quantization_config": quantization} | changes
+    return estimate_model("packed", "hub", "a/packed", config, machine=make_machine(H100))
+
+
+@pytest.mark.parametrize(
+    ("quantization", "dtype", "bits", "scale_bits"),
+    [
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "int4", 4, 20 * QWEN3_8B_CHANNELS),
+        ({"quant_method": "gptq", "bits": 8, "group_size": 0}, "int8", 8, 24 * QWEN3_8B_CHANNELS),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128}, "int4", 4, 20 * QWEN3_8B_PACKED // 128),
+        ({"quant_method": "awq", "bits": 4}, "int4", 4, 20 * QWEN3_8B_PACKED // 128),
+        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "fp8", 8, 16 * QWEN3_8B_CHANNELS),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, "int8", 8, 32 * QWEN3_8B_CHANNELS),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "int4", 4, 32 * QWEN3_8B_PACKED // 64),
+        ({"quant_method": "compressed-tensors", "ignore": ["lm_head"],
+          "config_groups": {"group_0": {"weights": {"num_bits": 8, "type": "float"}}}},
+         "fp8", 8, 16 * QWEN3_8B_CHANNELS),
+        ({"quant_method": "compressed-tensors", "ignore": ["lm_head"],
+          "config_groups": {"group_0": {"weights": {"num_bits": 4, "type": "int", "group_size": 128}}}},
+         "int4", 4, 16 * QWEN3_8B_PACKED // 128),
+    ],
+)  # fmt: skip
+def test_packed_bytes_are_those_of_the_bits_the_scales_and_what_stays_in_16(quantization, dtype, bits, scale_bits):
+    model = find_packed(quantization)
+    assert (model.dtype, model.num_parameters) == (dtype, 8_190_735_360)
+    assert model.weight_bytes == 2 * QWEN3_8B_PLAIN + (bits * QWEN3_8B_PACKED + scale_bits) // 8
+    assert model.kv_bytes_per_token == 147_456  # the cache stays in 16 bits
+
+
+def test_a_head_is_packed_where_the_checkpoint_says_so_and_it_is_no_embedding():
+    head = 151_936 * 4096
+    packed = {"quant_method": "gptq", "bits": 4, "group_size": -1, "lm_head": True}
+    saved = find_packed(packed | {"lm_head": False}).weight_bytes - find_packed(packed).weight_bytes
+    assert saved == 2 * head - (4 * head + 20 * 151_936) // 8
+    tied = [find_packed(packed | {"lm_head": has}, tie_word_embeddings=True).weight_bytes for has in (True, False)]
+    assert tied[0] == tied[1]
+
+
+@pytest.mark.parametrize(
+    ("quantization", "message"),
+    [
+        ({"quant_method": "mxfp4"}, "unknown quantization 'mxfp4'.*16 bits"),
+        ({"quant_method": "gptq", "bits": "four"}, "bits = 'four'"),
+        ({"quant_method": "gptq", "bits": 0}, "bits = 0"),
+        ({"quant_method": "awq", "bits": 4, "group_size": "128"}, "group_size = '128'"),
+        ({"quant_method": "compressed-tensors", "config_groups": {"group_0": {}}}, "config_groups"),
+        ({"config_groups": {k: {"weights": {"num_bits": k}} for k in (4, 8)}}, "several formats .int4, int8."),
+        ("gptq", "quantization_config = 'gptq'"),
+        ([1], "quantization_config = "),
+    ],
+)
+def test_a_quantization_that_is_not_known_is_refused_and_named(quantization, message):
+    with pytest.raises(ModelError, match=message):
+        find_packed(quantization)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("vocab_size", True), ("num_hidden_layers", "2"), ("max_position_embeddings", "1024"), ("hidden_size", -128),
+     ("head_dim", "64"), ("model_type", []), ("num_key_value_heads", 1.0)],
+)  # fmt: skip
+def test_a_configuration_of_the_wrong_types_is_refused_by_the_name_of_the_key(monkeypatch, tmp_path, key, value):
+    (tmp_path / "odd.json").write_text(json.dumps(TINY | {key: value}))
+    monkeypatch.setenv("LABKIT_MODEL", f"random:{tmp_path / 'odd.json'}")
+    with pytest.raises(ModelError, match=key):
+        find_model("target", machine=make_machine())
+
+
+def test_only_the_files_that_the_index_names_are_counted(monkeypatch, folder):
+    write_safetensors(folder / "consolidated.safetensors", {"c": (1024,)})
+    write_safetensors(folder / "model-9.safetensors", {"old": (7,)})
+    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    monkeypatch.setenv("LABKIT_MODEL", str(folder))
+    assert find_model("target", machine=make_machine()).num_parameters == 1024
+    (folder / "model-2.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"lacks 1 of the 2 files that its index names: model-2\.safetensors"):
+        find_model("target", machine=make_machine())
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": 5}')
+    with pytest.raises(ModelError, match="no readable weight_map"):
+        find_model("target", machine=make_machine())
+
+
+def test_without_an_index_one_whole_file_counts_and_a_consolidated_one_beside_shards_does_not(monkeypatch, folder):
+    monkeypatch.setenv("LABKIT_MODEL", str(folder))
+    write_safetensors(folder / "consolidated.safetensors", {"c": (1024,)})
+    assert find_model("target", machine=make_machine()).num_parameters == 1024
+    write_safetensors(folder / "model.safetensors", {"whole": (500,)})  # what Transformers takes before anything else
+    assert find_model("target", machine=make_machine()).num_parameters == 500
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("/no/such/blob"), lambda path: path.mkdir()])
+def test_weights_that_are_a_link_to_nowhere_or_a_folder_are_named(monkeypatch, folder, make):
+    (folder / "model-2.safetensors").unlink()
+    make(folder / "model-2.safetensors")
+    monkeypatch.setenv("LABKIT_MODEL", str(folder))
+    with pytest.raises(ModelError, match=r"model-2\.safetensors cannot be read"):
+        find_model("target", machine=make_machine())
+
+
+@pytest.mark.parametrize(
+    ("machine", "dtype"),
+    [
+        (make_machine(), "float32"),
+        (make_machine(has_fast_bf16=True), "bfloat16"),
+        (make_machine(T4), "float16"),
+        (make_machine(H100), "bfloat16"),
+    ],
+)
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-0.6B", "qwen2.5-0.5b"])
+def test_a_model_of_the_table_that_is_asked_for_takes_the_dtype_of_the_machine(monkeypatch, machine, dtype, name):
+    monkeypatch.setenv("LABKIT_MODEL", name)
+    model = find_model("target", machine=machine)
+    assert model.dtype == dtype
+    assert model.weight_bytes == model.num_parameters * (4 if dtype == "float32" else 2)
+    monkeypatch.setenv("LABKIT_MODEL", "qwen2.5-7b-awq")
+    assert find_model("target", machine=machine).dtype == "int4"  # packed: as the checkpoint says
+
+
+@pytest.mark.parametrize(
+    ("gpus", "settings", "device", "free_gib"),
+    [
+        ((), {}, "the CPU", 8),
+        ((H100,), {}, "cuda:0", 80),
+        ((H100,), {"LABKIT_TIER": "cpu"}, "the CPU", 8),
+        ((make_gpu(11, (6, 1)),), {}, "the CPU", 8),  # older than the builds of the lock support
+        ((T4, make_gpu(80, (9, 0), index=1)), {}, "cuda:0", 80),  # CUDA counts the fastest GPU first,
+        ((T4, make_gpu(80, (9, 0), index=1)), {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}, "cuda:1", 80),  # unless told so
+    ],
+)
+def test_a_fit_is_for_the_device_that_loading_uses(monkeypatch, gpus, settings, device, free_gib):
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    machine = make_machine(*gpus)
+    assert {(fit.device, fit.free_bytes) for fit in list_models(machine)} == {(device, free_gib * GIB)}
+    used = []
+    monkeypatch.setattr(loading, "probe_machine", lambda: machine)
+    monkeypatch.setattr(loading, "_load", lambda model, device: used.append(device) or (FakeLoaded(), range(1)))
+    load_model(find_model("draft", machine=make_machine()))
+    assert used == ["cpu" if device == "the CPU" else device]
+
+
+class FakeLoaded:
+    def to(self, device):
+        return self
+
+    def eval(self):
+        return self
+
+
+def test_a_home_of_nobody_and_a_name_that_is_too_long_are_sentences(monkeypatch):
+    for name in ("~no-such-user/x", "random:~no-such-user/x", "a" * 300, "random:" + "a" * 300):
+        monkeypatch.setenv("LABKIT_MODEL", name)
+        with pytest.raises(ModelError, match="there is no"):
+            find_model("target", machine=make_machine())
+
+
 def test_a_folder_with_pickles_only_is_refused_by_name(monkeypatch, folder):
     for path in folder.glob("*.safetensors"):
         path.unlink()
@@ -330,6 +500,40 @@ def test_code_that_comes_with_a_model_does_not_run(monkeypatch, folder, tmp_path
     config = TINY | {"auto_map": {"AutoModelForCausalLM": "evil.Evil", "AutoConfig": "evil.Evil"}, "model_type": "evil"}
     (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setenv("LABKIT_MODEL", str(folder))
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="my-model brings code of its own.*Next: take a model whose class"):
         load_model(find_model("target", machine=make_machine()), device="cpu")
     assert not trap.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 4}, r"lacks 27 of the tensors.*layers\.1\.input_layernorm\.weight.* and more\. Next:"),
+        ({"hidden_size": 512}, r"has 11 tensors of another shape: model\.embed_tokens\.weight"),
+        ({"tie_word_embeddings": False}, r"lacks 1 of the tensors.*: lm_head\.weight\. Next:"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fill_the_model_is_refused(monkeypatch, root, tmp_path, changes, message):
+    """Transformers would draw random weights for the rest, and a lab would measure them."""
+    pytest.importorskip("torch")
+    path = tmp_path / "part"
+    shutil.copytree(root / "data" / "models" / "python-2m", path)  # one layer, 256 wide, tied embeddings
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | changes))
+    monkeypatch.setenv("LABKIT_MODEL", str(path))
+    with pytest.raises(ModelError, match=f"part {message}"):
+        load_model(find_model("target", machine=make_machine()), device="cpu")
+
+
+@pytest.mark.slow
+def test_a_checkpoint_with_more_layers_than_its_configuration_is_refused(monkeypatch, root, tmp_path):
+    pytest.importorskip("torch")
+    path = tmp_path / "deep"
+    shutil.copytree(root / "data" / "models" / "python-11m", path)
+    config = json.loads((path / "config.json").read_text())
+    layers = config["num_hidden_layers"]
+    (path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": layers - 1}))
+    monkeypatch.setenv("LABKIT_MODEL", str(path))
+    with pytest.raises(ModelError, match=rf"has 9 tensors of layers.*model\.layers\.{layers - 1}\."):
+        load_model(find_model("target", machine=make_machine()), device="cpu")

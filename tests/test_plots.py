@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 
@@ -7,8 +8,16 @@ import pytest
 
 from labkit import plots
 from labkit.errors import LabkitError
-from labkit.plots import look
+from labkit.plots import look, plot_prediction, plot_token_stream
+from labkit.plots.calibration import plot_calibration
+from labkit.plots.curves import plot_curves, plot_scaling
+from labkit.plots.measuring import plot_ratios
+from labkit.plots.roofline import Point, Roof, plot_roofline
+from labkit.plots.steps import plot_step_costs
+from labkit.plots.timeline import plot_memory
+from labkit.progress.calibration import Calibration, Guess
 
+NAN = math.nan
 MANY = list(np.random.default_rng(0).normal(100, 5, 100_000))
 CASES = {"empty": [], "one row": [3.0], "100,000 rows": MANY}
 
@@ -128,3 +137,48 @@ def test_a_figure_from_elsewhere_has_no_alternative_and_that_is_an_error():
 
     with pytest.raises(LabkitError, match="no text alternative"):
         plots.format_alternative(go.Figure())
+
+
+def _curves(points, **options):
+    return plot_curves({"a": points}, x="x", y="y", title="t", **options)
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: _curves({1: [NAN], 2: [1.0]}), "values of a must be finite, and one is nan"),
+        (lambda: _curves({1: [math.inf]}, is_log_y=True), "values of a must be finite, and one is inf"),
+        (lambda: _curves({1: [0.0]}, is_log_y=True), "means of a must be finite and above 0.*logarithmic"),
+        (lambda: _curves({NAN: [1.0]}), "positions of a must be finite"),
+        (lambda: _curves({1: [1.0]}, is_log_y=True, limit=("SLO", 0)), "limit 'SLO' must be finite and above 0"),
+        (lambda: _curves({1: [1.0]}, limit=("SLO", NAN)), "limit 'SLO' must be finite"),
+        (lambda: _curves({1: [1.0]}, estimates={"e": {1: 0.0}}, is_log_y=True), "values of e must be finite and above"),
+        (lambda: plot_scaling({1: [0.0]}, title="t"), "seconds of a step must be finite and above 0"),
+        (lambda: plot_scaling({1: [NAN]}, title="t"), "seconds of a step must be finite"),
+        (lambda: plot_scaling({0: [0.1]}, title="t"), "batch sizes must be finite and above 0"),
+        (lambda: plot_scaling({1: [0.1]}, title="t", limit_s=0.0), "limit_s must be finite and above 0"),
+        (lambda: plot_scaling({1: [0.1]}, title="t", sweet_spot=4), "sweet_spot is 4, which was not measured.*: 1"),
+        (lambda: plot_scaling({1: [0.1], 2: []}, title="t", sweet_spot=2), "sweet_spot is 2.*measured: 1"),
+        (lambda: plot_step_costs({"a": {1: [0.0]}}, {}, title="t"), "seconds of a must be finite and above 0"),
+        (lambda: plot_step_costs({}, {"a": {1: NAN}}, title="t"), "estimate of a must be finite and above 0"),
+        (lambda: plot_roofline([Roof("r", 1e9, 0.0)], [], title="t"), "ceilings of r must be finite and above 0"),
+        (lambda: plot_roofline([Roof("r", NAN, 1.0)], [], title="t"), "ceilings of r must be finite and above 0"),
+        (lambda: plot_roofline([], [Point("k", "n", 0.0, 1.0)], title="t"), "k, n must be finite and above 0"),
+        (lambda: plot_token_stream([[0.1], [0.1, NAN]], title="t"), "token times of run 2 must be finite"),
+        (lambda: plot_prediction([1.0], predicted=NAN, unit="s", title="t"), "prediction must be finite"),
+        (lambda: plot_prediction([1.0], predicted="5", unit="s", title="t"), "prediction must be numbers"),
+        (lambda: plot_memory({"case": {"weights": None}}, title="t"), "bytes of case must be finite"),
+        (lambda: plot_ratios([(1.0, NAN, 2.0)], title="t"), "ratios and their intervals must be finite"),
+        (lambda: plot_calibration(Calibration((Guess("a", 0.0, 1.0),))), "predicted over measured must be finite and"),
+    ],
+)
+def test_what_a_figure_would_silently_leave_out_is_refused_with_a_sentence(draw, message):
+    with pytest.raises(LabkitError, match=f"{message}.*Next: "):
+        draw()
+
+
+def test_a_position_of_0_is_drawn_on_a_linear_axis():
+    figure = plot_step_costs({"a": {0: [0.1, 0.2], 10: [0.1]}}, {"a": {0: 0.1, 10: 0.2}}, title="t")
+    assert figure.layout.xaxis.type != "log"  # a log axis has no place for it
+    assert figure.layout.yaxis.type == "log"
+    assert plot_step_costs({"a": {1: [0.1]}}, {}, title="t").layout.xaxis.type == "log"

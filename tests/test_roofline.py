@@ -17,6 +17,7 @@ from labkit.roofline import (
     estimate_prefill,
     estimate_weight_bytes,
 )
+from labkit.roofline._shape import _FAMILIES, read_window
 from labkit.roofline.ceiling import estimate_attainable, estimate_utilization
 from labkit.roofline.parameters import estimate_num_active_parameters
 from labkit.roofline.work import Work
@@ -230,6 +231,41 @@ def test_parameter_counts_equal_those_of_transformers(config):
     assert estimate_num_parameters(config) == sum(p.numel() for p in model.parameters())
 
 
+# A file that says as little as it may: 32 heads, so that every family's own number of key/value heads divides them.
+SILENT = {"hidden_size": 1024, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 32,
+          "vocab_size": 100, "max_position_embeddings": 32, "pad_token_id": 0}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["as written", "as saved"])
+@pytest.mark.parametrize("more", [{}, {"attention_bias": True}, {"mlp_bias": True}, {"tie_word_embeddings": True}])
+@pytest.mark.parametrize("family", sorted(_FAMILIES))
+def test_what_a_config_leaves_out_is_what_transformers_own_class_assumes(family, more, how):
+    """Mistral's 8 key/value heads, Qwen3's head_dim of 128; and a setting that a class ignores adds nothing."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    own = transformers.AutoConfig.for_model(family, **SILENT, **more)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(own)
+    written = {"model_type": family} | SILENT | more | ({"ffn_dim": own.ffn_dim} if family == "opt" else {})
+    if family == "opt":  # its class has its own default for this one, which fits only its own hidden_size
+        written["word_embed_proj_dim"] = own.word_embed_proj_dim
+    config = written if how == "as written" else json.loads(own.to_json_string(use_diff=True)) | written
+    assert estimate_num_parameters(config) == sum(p.numel() for p in model.parameters())
+    attention = (model.model.decoder if family == "opt" else model.model).layers[0].self_attn
+    heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
+    assert estimate_kv_bytes_per_token(config) == 2 * 2 * heads * attention.head_dim * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", sorted(_FAMILIES))
+def test_the_window_that_a_config_leaves_out_is_that_of_transformers_own_class(family):
+    transformers = pytest.importorskip("transformers")
+    own = getattr(transformers.AutoConfig.for_model(family), "sliding_window", None)
+    assert read_window({"model_type": family}) == (own or None)
+    assert read_window({"model_type": family, "sliding_window": None}) is None
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -237,6 +273,14 @@ def test_parameter_counts_equal_those_of_transformers(config):
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"num_local_experts": 8}), "mixture of experts"),
         (lambda: estimate_num_parameters({"model_type": "llama", "hidden_size": 64}), "num_hidden_layers"),
         (lambda: estimate_num_parameters(LLAMA_31_8B | {"intermediate_size": None}), "intermediate_size"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"model_type": []}), r"model_type \[\]"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"hidden_size": -4096}), "'hidden_size'.*-4096"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"vocab_size": True}), "'vocab_size'.*True"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"num_key_value_heads": "8"}), "'num_key_value_heads'.*'8'"),
+        (lambda: estimate_num_parameters(LLAMA_31_8B | {"tie_word_embeddings": "no"}), "tie_word_embeddings = 'no'"),
+        (lambda: estimate_num_parameters(QWEN3_30B_A3B | {"mlp_only_layers": 5}), "mlp_only_layers = 5"),
+        (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B | {"head_dim": "128"}), "'head_dim'.*'128'"),
+        (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B | {"num_key_value_heads": 8.0}), "'num_key_value_heads'.*8.0"),
         (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B | {"kv_lora_rank": 512}), "MLA"),
         (lambda: estimate_kv_bytes_per_token({"text_config": LLAMA_31_8B}), "text_config"),
         (lambda: estimate_kv_bytes_per_token(LLAMA_31_8B, bytes_per_value=16), "0.5 for 4 bits"),

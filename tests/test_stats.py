@@ -183,6 +183,14 @@ def test_a_constant_difference_without_any_spread_is_told():
     assert compare([2.0] * 3, [1.0] * 3, is_paired=False).verdict == "slower"
 
 
+@pytest.mark.parametrize("step", [0.002, 0.01, 0.02])
+def test_a_coarse_clock_makes_no_difference_of_five_noisy_pairs(step):
+    """A and B are the same thing, read in whole steps of a clock: more than two pairs, as `compare` says."""
+    rng = np.random.default_rng(11)
+    trials = [compare(*(step * np.round(rng.normal(1, 0.01, (2, 5)) / step))) for _ in range(2000)]
+    assert sum(trial.verdict != "cannot tell" for trial in trials) <= 0.06 * 2000
+
+
 def test_a_ratio_beyond_all_numbers_cannot_tell():
     assert compare([1e-300, 1e300], [1.0, 1.0]).verdict == "cannot tell"
     assert compare([1e-300, 1e-300], [1e300, 1e300]).ratio == np.inf
@@ -210,6 +218,12 @@ def test_case_17_a_shift_of_five_percent_is_found(better, verdict):
         (lambda: summarize([]), "at least n = 1"),
         (lambda: summarize([[1.0], [2.0]]), "flat list"),
         (lambda: summarize([1.0, None, "x"]), "numbers"),
+        (lambda: summarize(["1", "2"]), "numbers in a flat list"),
+        (lambda: summarize(np.array(["1", "2"])), "numbers in a flat list"),
+        (lambda: summarize([True, False]), "numbers in a flat list"),
+        (lambda: summarize([1.0, np.True_]), "numbers in a flat list"),
+        (lambda: summarize(np.array([1j])), "numbers in a flat list"),
+        (lambda: compare([1.0, True], [1.0, 2.0]), "numbers in a flat list"),
         (lambda: summarize([1.0, float("nan")]), "sample 1 is nan"),
         (lambda: estimate_mean_interval([1.0]), "at least n = 2"),
         (lambda: estimate_mean_interval([1.0, 2.0], confidence=95), "0.95 for 95 %"),

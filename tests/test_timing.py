@@ -321,3 +321,42 @@ def test_noise_is_the_relative_standard_deviation():
     for sample in samples:
         noise.add(sample)
     assert noise.relative_std == pytest.approx(samples.std(ddof=1) / samples.mean())
+
+
+async def wait_a_moment():
+    """A coroutine function: a call of it runs nothing."""
+
+
+async def count_slowly():
+    yield 1
+
+
+def count():
+    yield 1
+
+
+@pytest.mark.parametrize("num_warmup", [0, 3])
+@pytest.mark.parametrize("function", [wait_a_moment, count_slowly, count])
+def test_a_function_whose_call_runs_nothing_is_refused(function, num_warmup):
+    with pytest.raises(LabkitError, match=f"{function.__name__} gives back a coroutine or generator.*Next: let the"):
+        measure_calls(function, num_warmup=num_warmup, min_time_s=0, max_time_s=0.01)
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that is left behind makes Python warn
+@pytest.mark.parametrize("function", [wait_a_moment, count_slowly, count])
+def test_a_coroutine_that_another_function_gives_back_is_found_at_the_first_warm_up_call(function):
+    calls = []
+
+    def wrap():
+        calls.append(1)
+        return function()
+
+    with pytest.raises(LabkitError, match="wrap gives back a coroutine or generator that has not run"):
+        measure_calls(wrap, min_time_s=0, max_time_s=0.01)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("result", [5, None, "text"])
+def test_a_result_in_place_of_the_function_is_refused(result):
+    with pytest.raises(LabkitError, match="needs a function, and got .*Next: pass the function and not its result"):
+        measure_calls(result)

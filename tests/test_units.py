@@ -1,5 +1,6 @@
 """Numbers are written with their unit and with no more digits than their spread supports."""
 
+import math
 import re
 
 import numpy as np
@@ -115,3 +116,10 @@ def test_an_interval_is_written_with_the_digits_of_its_width_and_a_missing_one_a
     assert format_interval(interval, write=format_ratio) == "148x to 154x"
     assert format_interval(Interval(0.0121, 0.0124, 0.95), write=format_seconds) == "12.1 ms to 12.4 ms"
     assert format_interval(None) == format_interval(None, write=format_seconds) == "n too small"
+
+
+def test_a_spread_without_bound_leaves_one_digit_and_one_that_is_no_number_says_nothing():
+    assert format_number(1_234_567.0, math.inf) == "1,000,000"
+    assert format_number(0.0123, math.inf) == "0.01"
+    assert format_number(3.7, math.nan) == "3.70"
+    assert format_interval(Interval(1.2345678, math.inf, 0.95)) == "1 to inf"

@@ -8,7 +8,8 @@ from pathlib import Path
 from labkit.environment import find_course_root
 from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
-from labkit.models.description import Model, estimate_model, find_models_folder, load_config, load_description
+from labkit.models.checkpoint import load_config
+from labkit.models.description import BYTES_PER_VALUE, Model, estimate_model, find_models_folder, load_description
 from labkit.models.loading import run_explained
 
 __all__ = ["SHIPPED", "find_model", "load_reference"]
@@ -70,16 +71,17 @@ def _find_asked(asked: str, role: str, machine: Machine) -> Model:
 
 
 def _find_named(name: str, machine: Machine) -> Model:
-    folder = Path(name).expanduser()
     if name.startswith("random:"):
         return _find_random(name, machine)
     if name in SHIPPED.values():
         return _load_shipped(name, machine)
-    if folder.is_dir():
+    if (folder := _find_path(name)) and folder.is_dir():
         return load_description(folder.resolve(), source="local", machine=machine)
     for row, model in load_reference():
         if name in (row["name"], row["hub_id"]):
-            return model
+            if model.dtype not in BYTES_PER_VALUE:  # packed: it is what its checkpoint says
+                return model
+            return estimate_model(model.name, "hub", model.path_or_id, model.config, machine=machine)
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         return _find_on_hub(name, machine)
     raise ModelError(f"there is no model or folder {name!r}.", next_step=_FORMS)
@@ -89,15 +91,25 @@ def _find_random(name: str, machine: Machine) -> Model:
     shape = name.removeprefix("random:")
     if shape in RANDOM_SHAPES:
         return estimate_model(name, "random", name, dict(RANDOM_SHAPES[shape]), machine=machine)
-    path = Path(shape).expanduser()
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
+    path = _find_path(shape)
+    path = path / "config.json" if path and path.is_dir() else path
+    if not path or not path.is_file():
         step = f"use random:<path of a config.json>, or one of {', '.join(RANDOM_SHAPES)}."
         raise ModelError(f"there is no shape or file {shape!r}.", next_step=step)
     label = path.resolve().parent.name if path.name == "config.json" else path.stem
     config = load_config(path)
     config.pop("quantization_config", None)  # random weights are plain ones of that shape
     return estimate_model(f"random:{label}", "random", str(path.resolve()), config, machine=machine)
+
+
+def _find_path(text: str) -> Path | None:
+    """Return the path, whether or not something is there; None for what can be none (too long, ~ of no user)."""
+    try:
+        path = Path(text).expanduser()
+        path.exists()
+    except (OSError, RuntimeError, ValueError):
+        return None
+    return path
 
 
 def _find_on_hub(name: str, machine: Machine) -> Model:

@@ -1,27 +1,38 @@
 """What is known of a model from its configuration and the headers of its files, before a weight is loaded?"""
 
-import json
-import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from labkit.environment import find_course_root
 from labkit.errors import ModelError
-from labkit.hardware import Machine, estimate_tier
+from labkit.hardware import Gpu, Machine, estimate_tier
+from labkit.models.checkpoint import load_config, read_tensors
+from labkit.models.packing import read_packing
 from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters
+from labkit.roofline.parameters import estimate_packed_bytes
 
-__all__ = ["Model", "estimate_dtype", "estimate_model", "find_models_folder", "load_config", "load_description"]
+__all__ = [
+    "BYTES_PER_VALUE",
+    "Model",
+    "choose_device",
+    "estimate_dtype",
+    "estimate_model",
+    "find_models_folder",
+    "load_description",
+]
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # of the plain dtypes: any other is packed
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model that can be loaded, known from its configuration alone.
 
-    `source` is "shipped", "local", "random" or "hub"; `dtype` that of the weights in memory ("int4": packed, as the
-    checkpoint says). `weight_bytes` and `kv_bytes_per_token` are for that dtype; a 4-bit model caches in 16 bits.
+    `source` is "shipped", "local", "random" or "hub"; `dtype` that of the weights in memory ("int4", "int8" or
+    "fp8": packed, as the checkpoint says). `weight_bytes` and `kv_bytes_per_token` are for that dtype; a packed model
+    caches in 16 bits.
     """
 
     name: str
@@ -43,16 +54,8 @@ def load_description(folder: Path, *, source: str, machine: Machine) -> Model:
     if not (folder / "config.json").is_file():
         step = "run `make models`, or fetch data/models again with git." if source == "shipped" else "check the path."
         raise ModelError(f"{folder} has no config.json.", next_step=step)
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        others = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".gguf"))
-        seen = f"only {', '.join(others)}" if others else "no weights"
-        raise ModelError(
-            f"{folder.name} has {seen}; labkit reads *.safetensors, because a pickle can run code when it is opened.",
-            next_step="convert it where you trust it: load it with Transformers and call save_pretrained(folder).",
-        )
     config = load_config(folder / "config.json")
-    tensors = [tensor for path in files for tensor in _read_header(path)]
+    tensors = read_tensors(folder)
     if config.get("quantization_config"):  # packed: the shapes are not those of the parameters
         size = sum(size for _, size in tensors)
         return estimate_model(folder.name, source, str(folder), config, machine=machine, weight_bytes=size)
@@ -75,22 +78,44 @@ def estimate_model(
 
     `dtype` is that of the checkpoint's packed weights, else what this `machine` is fast at.
     """
-    quantization = config.get("quantization_config") or {}
-    bits = int(quantization.get("bits") or 4)
-    dtype = dtype or (f"int{bits}" if quantization else estimate_dtype(machine))
+    for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):  # used where the shape is not needed
+        _check_count(config, key)
+    packing = read_packing(config)
+    dtype = dtype or (packing.dtype if packing else estimate_dtype(machine))
     num_parameters = num_parameters or estimate_num_parameters(config)
-    if weight_bytes is None and dtype in _BYTES:
-        weight_bytes = num_parameters * _BYTES[dtype]
+    if weight_bytes is None and dtype in BYTES_PER_VALUE:
+        weight_bytes = num_parameters * BYTES_PER_VALUE[dtype]
     elif weight_bytes is None:
-        weight_bytes = _estimate_packed_bytes(config, num_parameters, bits, quantization.get("group_size") or 128)
-    kv_bytes = estimate_kv_bytes_per_token(config, bytes_per_value=_BYTES.get(dtype, 2))
+        weight_bytes = estimate_packed_bytes(
+            config, bits=packing.bits, group_size=packing.group_size, scale_bits=packing.scale_bits,
+            is_head_packed=packing.is_head_packed,
+        )  # fmt: skip
+    kv_bytes = estimate_kv_bytes_per_token(config, bytes_per_value=BYTES_PER_VALUE.get(dtype, 2))
+    if min(num_parameters, weight_bytes, kv_bytes) <= 0:  # such a model would fit anywhere
+        raise ModelError(
+            f"{name} would have {num_parameters:,} parameters in {weight_bytes:,} bytes, and {kv_bytes:,} bytes of "
+            "cache per token.",
+            next_step="look at its config.json and its files: one of them is wrong.",
+        )
     return Model(name, source, path_or_id, config, num_parameters, weight_bytes, kv_bytes, dtype)
+
+
+def choose_device(machine: Machine) -> tuple[str, Gpu | None]:
+    """Return where models are loaded: ("cuda:N", the best GPU), or ("cpu", None) where the tier is "cpu".
+
+    N counts as torch does: CUDA puts the fastest GPU first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID keeps NVML's order.
+    """
+    if not machine.gpus or estimate_tier(machine) == "cpu":
+        return "cpu", None
+    best = max(machine.gpus, key=lambda gpu: (gpu.capability or (0, 0), gpu.memory_bytes or 0))
+    is_bus_order = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+    return f"cuda:{machine.gpus.index(best) if is_bus_order else 0}", best
 
 
 def estimate_dtype(machine: Machine) -> str:
     """Return bfloat16 on Ampere and newer, float16 on older GPUs, and on a CPU bfloat16 only where it is fast."""
-    if machine.gpus and (tier := estimate_tier(machine)) != "cpu":
-        return "float16" if tier == "t4" else "bfloat16"
+    if choose_device(machine)[1] is not None:
+        return "float16" if estimate_tier(machine) == "t4" else "bfloat16"
     return "bfloat16" if machine.cpu.has_fast_bf16 else "float32"
 
 
@@ -99,38 +124,9 @@ def find_models_folder() -> Path:
     return find_course_root() / "data" / "models"
 
 
-def load_config(path: Path) -> dict[str, Any]:
-    """Read a config.json; raises ModelError when it is not one of a language model."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}).", next_step="give a model's config.json.") from None
-    if not isinstance(config, dict) or not isinstance(config.get("vocab_size"), int):
-        raise ModelError(f"{path} has no vocab_size.", next_step="give the config.json of a language model.")
-    return config
-
-
-def _read_header(path: Path) -> list[tuple[int, int]]:
-    """Return (values, bytes) of each tensor from the file's header (8 bytes of length, then JSON)."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > path.stat().st_size:
-                raise ValueError("its header is longer than the file")
-            header = json.loads(file.read(length))
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        if path.stat().st_size < 8 + length + max(tensor["data_offsets"][1] for tensor in tensors):
-            raise ValueError("it is cut short")
-        return [(math.prod(t["shape"]), t["data_offsets"][1] - t["data_offsets"][0]) for t in tensors]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+def _check_count(config: dict[str, Any], key: str) -> None:
+    value = config.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ModelError(
-            f"{path.name} is no complete safetensors file: {error}.",
-            next_step="copy or download it again; a Git LFS pointer is a small text file.",
-        ) from None
-
-
-def _estimate_packed_bytes(config: dict, num_parameters: int, bits: int, group_size: int) -> int:
-    """Return the bytes of a packed checkpoint: per group a 16-bit scale and a zero; embeddings in 16 bits."""
-    copies = 1 if config.get("tie_word_embeddings") else 2
-    rest = copies * config["vocab_size"] * config["hidden_size"]  # norms and biases are under 0.01 % of the whole
-    return math.ceil(2 * rest + (num_parameters - rest) * (bits + (16 + bits) / group_size) / 8)
+            f"the config has {key} = {value!r}; expected a whole number above 0.", next_step="correct config.json."
+        )

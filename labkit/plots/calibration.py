@@ -3,6 +3,7 @@
 import itertools
 import math
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, add_alternative, make_figure
 from labkit.progress.calibration import Calibration, format_calibration
 from labkit.units import format_number
@@ -18,6 +19,7 @@ def plot_calibration(calibration: Calibration):
     Drawn with the median, its 95 % interval (from six predictions on), and the line of equality.
     """
     n = calibration.n
+    check_drawable("predicted over measured", [guess.ratio for guess in calibration.guesses], is_log=True)
     figure = make_figure(_format_title(calibration), x="predicted over measured (ratio, log axis)", y="")
     rows = list(range(n))
     ratios = [guess.ratio for guess in calibration.guesses]

@@ -7,6 +7,8 @@ t-interval on the log scale over the samples (the runs) of a point.
 import math
 from collections.abc import Mapping, Sequence
 
+from labkit.errors import LabkitError
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
 from labkit.regimes import Regimes
 from labkit.stats import _t_quantile  # the quick way to 100,000 intervals
@@ -32,8 +34,18 @@ def plot_curves(
     """Return curves of samples over x, one colour and symbol per name, each point with its interval.
 
     `curves`: name to x to samples, in the unit of the axis label `y`. `estimates`: computed curves, drawn in the
-    estimate colour without points. `limit`: the name and the value of a horizontal line.
+    estimate colour without points. `limit`: the name and the value of a horizontal line. LabkitError for a value that
+    could not be drawn: one that is not finite, or on a log axis not above 0.
     """
+    for name, points in curves.items():
+        check_drawable(f"the values of {name}", [one for values in points.values() for one in values])
+        means = [_average(values)[0] for values in points.values() if len(values)]
+        check_drawable(f"the means of {name}", means, is_log=is_log_y)
+        check_drawable(f"the positions of {name}", points)
+    for name, points in (estimates or {}).items():
+        check_drawable(f"the values of {name}", points.values(), is_log=is_log_y)
+    if limit:
+        check_drawable(f"the limit {limit[0]!r}", [limit[1]], is_log=is_log_y)
     figure = make_figure(title, x=x, y=y)
     said = []
     for which, (name, points) in enumerate(curves.items()):
@@ -72,8 +84,17 @@ def plot_scaling(
     `step_s`: batch size to the seconds of a step in each run; every row gives one token in a step, so the time of a
     step is what each request waits for a token, and batch / time is the throughput. `fit`: the fitted curve, and the
     knee with its interval as a band (in the estimate colour). `limit_s`: the latency limit as a line. `sweet_spot`:
-    the batch size that is marked.
+    the batch size that is marked, one of `step_s` with samples. LabkitError for what could not be drawn.
     """
+    check_drawable("batch sizes", step_s, is_log=True)
+    check_drawable("the seconds of a step", [one for values in step_s.values() for one in values], is_log=True)
+    check_drawable("limit_s", [] if limit_s is None else [limit_s], is_log=True)
+    if sweet_spot is not None and not len(step_s.get(sweet_spot, ())):
+        known = ", ".join(str(batch) for batch, values in sorted(step_s.items()) if len(values)) or "none"
+        raise LabkitError(
+            f"sweet_spot is {sweet_spot}, which was not measured; measured: {known}.",
+            next_step="mark a batch size of step_s, or leave sweet_spot out.",
+        )
     figure = make_figure(title, x="batch size (rows in one step)", y="step time, ms")
     grid = figure.layout.yaxis.to_plotly_json()
     figure.update_layout(

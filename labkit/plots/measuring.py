@@ -5,6 +5,7 @@ The look, the colours and the text alternative are those of `labkit.plots`.
 
 from collections.abc import Mapping, Sequence
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import MEASURED, NEUTRAL, add_alternative, make_figure
 from labkit.stats import summarize
 from labkit.units import format_number
@@ -56,6 +57,8 @@ def plot_ratios(ratios: Sequence[tuple[float, float, float]], *, title: str):
 
     `ratios`: (ratio, low, high) for each comparison; an interval that misses 1 stands out.
     """
+    for ratio, low, high in ratios:
+        check_drawable("ratios and their intervals", [ratio, low, high])
     figure = make_figure(title, x="speed of A over speed of B (ratio, with its interval)", y="comparison")
     missing = [not low <= 1 <= high for _, low, high in ratios]
     for is_missing, name, colour in ((False, "holds 1: cannot tell", NEUTRAL), (True, "misses 1", MEASURED)):

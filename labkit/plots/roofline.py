@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
 from labkit.units import format_bytes, format_interval, format_rate
 
@@ -43,7 +44,14 @@ class Point:
 
 
 def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str):
-    """Return the roofline on log-log axes: measured roofs as lines, published ones dashed, and every point of work."""
+    """Return the roofline on log-log axes: measured roofs as lines, published ones dashed, and every point of work.
+
+    LabkitError for a roof or a point that is not above 0: it has no place on log axes.
+    """
+    for roof in roofs:
+        check_drawable(f"the ceilings of {roof.name}", [roof.flop_per_s, roof.byte_per_s], is_log=True)
+    for point in points:
+        check_drawable(f"{point.kind}, {point.name}", [point.intensity, point.flop_per_s], is_log=True)
     figure = make_figure(title, x="arithmetic intensity (FLOP per byte)", y="FLOP/s")
     figure.update_layout(height=520, margin={"b": 60, "t": 110})
     seen = [point.intensity for point in points] + [roof.flop_per_s / roof.byte_per_s for roof in roofs]
@@ -90,6 +98,9 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
     `rates` have `size`, `median`, `interval` and `samples`, `caches` have `level` and `capacity_bytes`: those of
     `labkit.ceilings`. `working_set_bytes` is marked: a model's bytes per step.
     """
+    for rate in rates:
+        check_drawable("working sets", [rate.size], is_log=True)
+        check_drawable(f"the rate at {format_bytes(rate.size)}", [rate.median])
     figure = make_figure(title, x="working set (source and destination together)", y="bytes per second (B/s)")
     figure.update_layout(height=440)
     ordered = sorted(rates, key=lambda rate: rate.size)

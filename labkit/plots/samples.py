@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Mapping, Sequence
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, format_alternative, make_figure
 from labkit.stats import summarize
 from labkit.units import format_interval, format_number
@@ -15,6 +16,8 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
 
     `token_times_s`: for each run the arrival of every token in seconds after that run's start. Any number of runs.
     """
+    for k, times in enumerate(token_times_s):
+        check_drawable(f"the token times of run {k + 1}", times)
     figure = make_figure(title, x="seconds since the request", y="tokens received (count)")
     figure.update_xaxes(rangemode="tozero")
     for k, times in enumerate(token_times_s):
@@ -82,6 +85,7 @@ def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: 
 
     `samples` and `predicted` are in `unit`; `predicted` is None when the prediction was skipped.
     """
+    check_drawable("the prediction", [] if predicted is None else [predicted])
     figure = plot_samples({"measured": samples}, unit=unit, title=title)
     said = "No prediction was made."
     if predicted is not None:

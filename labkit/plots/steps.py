@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, add_alternative, make_figure
 from labkit.stats import summarize
 from labkit.units import format_interval, format_number
@@ -19,7 +20,12 @@ def plot_step_costs(
     """Return milliseconds per token against the position, on two log axes: every sample, its median, the estimate.
 
     `measured`: name of a way to {position: seconds of each step}; `estimated`: the same names to {position: seconds}.
+    Where a position is 0 the positions stand on a linear axis. LabkitError for seconds that are not above 0.
     """
+    for name, steps in measured.items():
+        check_drawable(f"the seconds of {name}", [s for values in steps.values() for s in values], is_log=True)
+    for name, steps in estimated.items():
+        check_drawable(f"the estimate of {name}", steps.values(), is_log=True)
     figure = make_figure(title, x="tokens before the new one (count)", y="time of one token (ms)")
     said = []
     for which, (name, steps) in enumerate(measured.items()):
@@ -53,7 +59,9 @@ def plot_step_costs(
     places = sorted({place for steps in (*measured.values(), *estimated.values()) for place in steps})
     if len(places) <= MAX_TICKS:
         figure.update_xaxes(tickvals=places, ticktext=[f"{place:,}" for place in places])
-    figure.update_xaxes(type="log")
+    check_drawable("positions", places)
+    if not places or places[0] > 0:
+        figure.update_xaxes(type="log")
     figure.update_yaxes(type="log", dtick=1, minor={"dtick": "D1", "showgrid": True})
     figure.update_layout(height=460, margin={"t": 110})
     return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No steps") + ".")

@@ -7,6 +7,7 @@ which says how many they are and how much of it they filled. An event or a gap o
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
 from labkit.profiling.events import Event, measure_depths
 from labkit.units import format_bytes, format_seconds
@@ -139,6 +140,8 @@ def _describe(drawn, num_events: int, num_deep: int, pixel_s: float) -> str:
 
 def plot_memory(breakdowns: Mapping[str, Mapping[str, float]], *, title: str):
     """Return one stacked bar per case, in MiB; `breakdowns` is {case: {category: bytes}} of `estimate_breakdown`."""
+    for case, parts in breakdowns.items():
+        check_drawable(f"the bytes of {case}", parts.values())
     figure = make_figure(title, x="memory (MiB)", y="")
     categories = list(dict.fromkeys(name for parts in breakdowns.values() for name in parts))
     cases = list(breakdowns)

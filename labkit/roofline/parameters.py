@@ -15,6 +15,7 @@ __all__ = [
     "estimate_kv_bytes_per_token",
     "estimate_num_active_parameters",
     "estimate_num_parameters",
+    "estimate_packed_bytes",
     "estimate_weight_bytes",
 ]
 
@@ -57,6 +58,31 @@ def estimate_weight_bytes(config: Mapping[str, Any], *, bytes_per_value: float =
     A real 4-bit file is larger: it also holds scales, and usually keeps the embeddings in 16 bits.
     """
     return math.ceil(estimate_num_parameters(config) * _check_bytes(bytes_per_value))
+
+
+def estimate_packed_bytes(
+    config: Mapping[str, Any], *, bits: int, group_size: int, scale_bits: float, is_head_packed: bool = False
+) -> int:
+    """Return the bytes of a checkpoint whose matrices are packed in `bits`; embeddings, norms and biases take 16.
+
+    `group_size` values of a row share `scale_bits` (a scale and its zero); 0 or less: one scale for each output
+    channel. The head takes 16 bits too, unless `is_head_packed` and it is no embedding at the same time.
+    """
+    if not 0 < bits <= 8 or scale_bits < 0:
+        raise ModelError(f"bits is {bits}, scale_bits {scale_bits}.", next_step="give 1 to 8 bits per value.")
+    shape = read_shape(config)
+    packed = shape.shared_products()
+    packed += [(product, shape.num_sparse_layers * shape.num_experts) for product in shape.expert]
+    plain = shape.lookup_values + shape.vector_values
+    if is_head_packed and shape.lookup_values >= count_values([shape.head]):
+        packed.append((shape.head, 1))
+    else:
+        plain += count_values([shape.head])
+    total_bits = 16 * plain
+    for (inputs, outputs), times in packed:
+        num_scales = outputs * (math.ceil(inputs / group_size) if group_size > 0 else 1)
+        total_bits += times * (inputs * outputs * bits + num_scales * scale_bits)
+    return math.ceil(total_bits / 8)
 
 
 def _check_bytes(bytes_per_value: float) -> float:

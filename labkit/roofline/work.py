@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import LabkitError, ModelError
-from labkit.roofline._shape import Shape, count_values, read_shape
+from labkit.roofline._shape import Shape, count_values, read_shape, read_window
 from labkit.roofline.parameters import estimate_kv_bytes_per_token, estimate_num_parameters
 
 __all__ = ["Work", "estimate_decode_step", "estimate_gemm", "estimate_prefill"]
@@ -155,7 +155,7 @@ def _count_weights_read(config: Mapping[str, Any], shape: Shape, num_tokens: int
 
 def _check_window(config: Mapping[str, Any], seen_tokens: int) -> None:
     """Refuse contexts that are longer than a sliding window: there, layers read less than the whole cache."""
-    window = config.get("sliding_window")
+    window = read_window(config)
     is_used = config.get("use_sliding_window", config.get("model_type") in _WINDOWED)
     if window and is_used and seen_tokens > window:
         raise ModelError(
