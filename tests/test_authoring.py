@@ -567,6 +567,7 @@ UNREADABLE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNREADABLE)
 def test_an_unreadable_lab_is_named_and_left_alone_while_the_others_are_built_and_checked(built, name):
     content, reason = UNREADABLE[name]

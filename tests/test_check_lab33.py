@@ -125,6 +125,7 @@ RIGHT_FIXED = {"num": "rng.poisson(rate_per_s * duration_s)", "times": "np.sort(
 GAPS = "np.cumsum(rng.exponential(1 / rate_per_s, n))"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", [
     LOOP.format(**RIGHT_LOOP),
     LOOP.format(**RIGHT_LOOP | {"first": "-np.log(1 - rng.random()) / rate_per_s"}),
@@ -258,6 +259,7 @@ WRONG_RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "phrase"), WRONG_RUNS)
 def test_wrong_judgements_of_a_run_have_their_own_sentence(parts, phrase):
     expect_failure(judge_source("33.3", RUN.format(**RIGHT_RUN | parts)), phrase)
@@ -329,6 +331,7 @@ WRONG_KNEES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("parts", "phrase"), WRONG_KNEES)
 def test_wrong_knees_have_their_own_sentence(parts, phrase):
     expect_failure(judge_source("33.4", KNEE.format(**RIGHT_KNEE | parts)), phrase)

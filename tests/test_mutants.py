@@ -41,7 +41,7 @@ def test_every_equivalent_mutant_exists_and_has_a_reason():
 @pytest.mark.parametrize(
     "exercise",
     [
-        pytest.param(one, id=one.id, marks=[pytest.mark.slow] if "import torch" in one.imports else [])
+        pytest.param(one, id=one.id, marks=pytest.mark.slow)
         for one in EXERCISES
     ],
 )

@@ -96,6 +96,7 @@ def test_a_zero_stands_for_a_value_that_is_0_and_for_nothing_small(record):
         assert not is_quoted(Written(digits), {"r.settings.share": 0.004})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["A1b2" * 50_000, "1" * 200_000, "a" * 200_000 + "1", "data:" + "x/1" * 60_000])
 def test_a_file_pasted_as_one_word_is_read_in_a_moment(record, word):
     start_s = time.thread_time()

@@ -417,6 +417,7 @@ def test_a_run_that_lost_the_network_says_so_and_the_next_one_goes_on(course, ca
     assert "NewConnectionError" in (course.venv / "labkit-setup.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_new_lock_installs_again_and_removes_what_it_no_longer_holds(course):
     course.run()
     course.forget()
@@ -426,6 +427,7 @@ def test_a_new_lock_installs_again_and_removes_what_it_no_longer_holds(course):
     assert sum("--require-hashes" in call for call in course.calls) == 1
 
 
+@pytest.mark.slow
 def test_an_environment_of_the_other_tier_is_made_anew(course, monkeypatch, capsys):
     course.run()
     made = []
@@ -461,6 +463,7 @@ def test_an_environment_of_another_python_is_made_anew(course, capsys):
     assert json.loads((course.venv / "labkit-setup.json").read_text())["python"] == here
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("python", "num_calls"), [("3.9", 3), (None, 0)])
 def test_a_stamp_of_another_python_is_not_believed_but_an_old_one_that_names_none_is(course, python, num_calls):
     course.run()
@@ -502,6 +505,7 @@ def change(course, **versions):
             (course.site / f"{name}-{version}.dist-info").mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("versions", "again"),
     [
@@ -585,6 +589,7 @@ def test_a_disk_without_locks_does_not_stop_the_set_up(course, monkeypatch):
     assert course.run() == 0
 
 
+@pytest.mark.slow
 def test_pips_temporary_folder_is_in_the_environment_and_goes_after_success_and_failure(course):
     (course.venv / "offline").touch()
     for status in (1, 0):
@@ -1139,6 +1144,7 @@ def test_make_lab_sets_up_first_and_keeps_jupyterlab_at_home():
     assert "token" not in stdout and "password" not in stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 @pytest.mark.parametrize("venv", ["/tmp/my env", "/tmp/env", "../env", ".venv"])
 def test_the_environment_may_stand_anywhere(venv):
