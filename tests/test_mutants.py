@@ -40,10 +40,7 @@ def test_every_equivalent_mutant_exists_and_has_a_reason():
 
 @pytest.mark.parametrize(
     "exercise",
-    [
-        pytest.param(one, id=one.id, marks=pytest.mark.slow)
-        for one in EXERCISES
-    ],
+    [pytest.param(one, id=one.id, marks=pytest.mark.slow) for one in EXERCISES],
 )
 def test_a_solution_passes_its_own_check(exercise):
     # A reference that fails, or a context that is out of date, would reject every mutant for the wrong reason.
