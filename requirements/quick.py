@@ -74,7 +74,8 @@ def make_environment(version: str, python: str, pins: dict, *, run=subprocess.ru
 def run_tests(python: str, *, is_live=True, run=subprocess.run):
     """Run the tests marked neither `slow` nor `long`, with a home of their own; return the finished process.
 
-    Its output goes straight to the console, or (`is_live=False`) is kept for later, so that two runs do not mix.
+    Its output goes straight to the console, or (`is_live=False`, beside the first Python) is kept for later, so that
+    two runs do not mix; there the checks of the later labs are left out.
     """
     with tempfile.TemporaryDirectory() as home:
         environ = dict(os.environ, LABKIT_HOME=home, LABKIT_RUNS=str(Path(home, "runs")), PYTHONPATH=str(ROOT),
@@ -84,8 +85,10 @@ def run_tests(python: str, *, is_live=True, run=subprocess.run):
                      "LABKIT_COURSE"):
             environ.pop(name, None)
         output = {} if is_live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        # What differs between Pythons (how a stub looks, how an error reads) is in test_checks and in labs 00 and 01.
+        others = () if is_live else ("--ignore-glob=*/test_check_lab[1-9]*.py",)
         return run([python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider", "-m",
-                    "not slow and not long", "tests"], cwd=str(ROOT), env=environ, **output)
+                    "not slow and not long", *others, "tests"], cwd=str(ROOT), env=environ, **output)
 
 
 def check_locks(version: str, *, interpreter=None, resolve=lock.resolve, folder=None) -> list[str]:
