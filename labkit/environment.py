@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labkit.errors import InstallError
 from labkit.hardware import Machine, probe_machine
+from labkit.journal import expand_path
 from labkit.units import format_bytes
 
 __all__ = ["Finding", "find_course_root", "format_doctor", "load_lock", "probe_environment", "read_thread_plan"]
@@ -59,8 +60,8 @@ def _list_candidates(named: str | None) -> list[Path]:
     """Folders to look into; a home that nobody has and a working folder that was deleted give none."""
     package = [] if named else [Path(__file__).resolve().parents[1]]
     try:
-        return [Path(named).expanduser()] if named else [*package, Path.cwd(), *Path.cwd().parents]
-    except (OSError, RuntimeError):
+        return [expand_path(named)] if named else [*package, Path.cwd(), *Path.cwd().parents]
+    except OSError:
         return package
 
 

@@ -144,7 +144,7 @@ def compare(
     in turns (a[i] beside b[i]) against drift; unpaired: Welch's t-interval. Both on the log scale.
 
     Gains without any spread give an interval of no width, and so a verdict. A clock whose step is as coarse as the
-    noise makes such pairs of nothing: at n = 2 about one A/A trial in eight is then called a difference, at n = 5 no
+    noise makes such pairs of nothing: at n = 2 up to one A/A trial in nine is then called a difference, at n = 5 no
     more than the promised one in twenty. With so few pairs, trust a verdict where the gain is many steps of the clock.
     """
     if better not in ("lower", "higher"):

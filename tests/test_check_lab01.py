@@ -10,8 +10,9 @@ from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
 from labkit.checks import lab01
-from labkit.checks._comparison import T_95, compare_pairs_by_table, list_pairs
+from labkit.checks._comparison import compare_pairs_by_table, list_pairs
 from labkit.checks._intervals import estimate_coverage
+from labkit.checks._student import T_95
 from labkit.checks.listings import LIES, SCRIPTS, format_listing
 
 FUNCTIONS = {"01.1": "measure_seconds", "01.2": "percentile_interval", "01.3": "compare_pairs"}

@@ -9,8 +9,8 @@ from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit import stats
 from labkit.checks import _rounds, lab12
-from labkit.checks._comparison import T_95
 from labkit.checks._same_work import NAMES, PAIRS
+from labkit.checks._student import T_95
 from labkit.results import save_record
 
 FUNCTIONS = {"12.1": "stream_metrics", "12.2": "what_differs", "12.3": "compare_throughput", "12.4": "read_verdict"}

@@ -72,6 +72,12 @@ def test_every_round_visits_every_point_once_in_an_order_of_its_own():
     assert sweep.is_complete and sweep.num_new == 48 and sweep.left == ()
 
 
+def test_a_home_that_nobody_has_is_a_sentence_as_for_records(monkeypatch):
+    monkeypatch.setenv("LABKIT_RUNS", "~nosuchuser/x")
+    with pytest.raises(LabkitError, match=r"nosuchuser/x cannot be used"):
+        run_sweep("s", lambda point: {"step_s": [1.0]}, [{"batch": 1}], settings={}, num_rounds=1)
+
+
 def test_the_order_follows_from_the_seed(tmp_path):
     orders = []
     for number, seed in enumerate((0, 0, 1)):

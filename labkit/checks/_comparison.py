@@ -6,24 +6,19 @@ import statistics
 import numpy as np
 
 from labkit.checks._kinds import is_number
+from labkit.checks._student import T_95, estimate_ends
 from labkit.checks._traces import shorten
 from labkit.checks._words import fail
 
-__all__ = ["COMPARE_MISTAKES", "T_95", "compare_pairs_by_table", "expect_row", "list_pairs", "make_pairs"]
+__all__ = ["COMPARE_MISTAKES", "compare_pairs_by_table", "expect_row", "list_pairs", "make_pairs"]
 
-# Student's t for 95 %, two-sided: degrees of freedom -> t. _T_90: on one side.
-T_95 = {
-    1: 12.7062047361747, 2: 4.30265272974946, 3: 3.18244630528371, 4: 2.77644510519779, 5: 2.57058183563631,
-    7: 2.36462425159278, 8: 2.30600413520417, 9: 2.2621571627982, 10: 2.22813885198627,
-}  # fmt: skip
+# Student's t for 95 % on one side: degrees of freedom -> t.
 _T_90 = {1: 6.31375151467504, 2: 2.91998558035372, 4: 2.13184678632665, 7: 1.89457860509001, 9: 1.83311293265624}
 
 
-def _by_table(logs, *, sign=1.0, scale=None, t=None, spread=statistics.stdev):
+def _by_table(logs, *, sign=1.0, **changes):
     """Return (ratio, low, high, verdict) for log ratios of speed, by the table."""
-    mean, n = sign * statistics.fmean(logs), len(logs)
-    half = (t or T_95[n - 1]) * spread(logs) / math.sqrt(n if scale is None else scale)
-    return _decide(mean, mean - half, mean + half)
+    return _decide(*estimate_ends([sign * x for x in logs], **changes))
 
 
 def expect_row(got, call: str) -> None:
@@ -57,15 +52,13 @@ def _unpaired(a_s, b_s):
 
 def _plain_ratios(a_s, b_s):
     ratios = [b / a for a, b in zip(a_s, b_s, strict=True)]
-    half, mean = T_95[len(ratios) - 1] * statistics.stdev(ratios) / math.sqrt(len(ratios)), statistics.fmean(ratios)
-    verdict = "faster" if mean - half > 1 else "slower" if mean + half < 1 else "cannot tell"
-    return mean, mean - half, mean + half, verdict
+    mean, low, high = estimate_ends(ratios)
+    return mean, low, high, "faster" if low > 1 else "slower" if high < 1 else "cannot tell"
 
 
 def _differences(a_s, b_s):
     diffs = [b - a for a, b in zip(a_s, b_s, strict=True)]
-    half, mean = T_95[len(diffs) - 1] * statistics.stdev(diffs) / math.sqrt(len(diffs)), statistics.fmean(diffs)
-    return _decide(mean, mean - half, mean + half, write=float)
+    return _decide(*estimate_ends(diffs), write=float)
 
 
 def _leave_logs(edge):

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 
 __all__ = ["OutOfTime", "limit_call"]
 
-LIMIT_S = 10.0  # of this thread; the longest right answer needs a tenth of it, an endless append() 6 GB in it
+# Of this thread. On an AMD EPYC the longest call of a reference solution took 0.54 s, and an endless append() of floats
+# 0.75 GiB in 3 s: far from both.
+LIMIT_S = 10.0
 
 
 class OutOfTime(BaseException):  # noqa: N818  (like KeyboardInterrupt, it must pass the learner's `except Exception`)

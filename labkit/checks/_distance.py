@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from labkit.checks._learner import tidy
 from labkit.checks._traces import shorten
-from labkit.checks._words import expect_answer, fail
+from labkit.checks._words import expect_fields, fail
 from labkit.stats import estimate_percentile_interval
 
 __all__ = ["FIELDS", "MADE", "NAMES", "expect_distance", "judge_record"]
@@ -64,12 +64,8 @@ def judge_record(record, *, middle=statistics.median, decode="decode_s", gemm=No
 
 def expect_distance(read_record, record, *, where) -> dict:
     got = read_record(record)
-    expect_answer(got, read_record.call)
-    if not isinstance(got, dict) or set(got) != set(FIELDS):
-        fail(f"the answer is a dict with the keys {', '.join(FIELDS)}, and this is {shorten(repr(got), 60)}.")
+    expect_fields(got, FIELDS, record, call=read_record.call, where=where)
     right = judge_record(record)
-    if not isinstance(got["record"], str) or got["record"] != record.id:
-        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
     if not isinstance(got["ceiling"], str) or got["ceiling"] not in NAMES:
         fail(f"{where}: `ceiling` is {shorten(repr(got['ceiling']), 40)}: write one of {', '.join(NAMES)}.")
     numbers = {key: tidy(got[key]) for key in FIELDS[2:]}

@@ -25,6 +25,11 @@ class LearnerRaised(Exception):  # noqa: N818  (it is news about the learner's c
 class LearnerEndless(LearnerRaised):
     """A call used up its time; asking again with other arguments would only take as long."""
 
+    @classmethod
+    def make(cls, call: str, error: OutOfTime) -> "LearnerEndless":
+        """Say of which call it is."""
+        return cls(f"{call}: {error}: does its loop move on, and does it end?")
+
 
 class NotAttempted(Exception):  # noqa: N818
     """The learner has not written an answer yet."""
@@ -61,7 +66,7 @@ class LearnerFunction:
             except (Exception, SystemExit) as error:
                 _raise_for_learner(error, self.call)
             except OutOfTime as error:
-                raise LearnerEndless(f"{self.call}: {error}: does its loop move on, and does it end?") from None
+                raise LearnerEndless.make(self.call, error) from None
         if not self.changed and _has_changed((args, kwargs), given):
             self.changed = self.call
         return tidy(result)

@@ -6,6 +6,7 @@ from html import escape
 from labkit.checks._traces import shorten
 from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
+from labkit.progress.events import Events
 from labkit.units import format_number, format_ratio
 from labkit.views import view_html
 
@@ -23,8 +24,8 @@ def predict(prediction: str, value: float | None, *, unit: str = "") -> None:
             f"prediction {prediction} is {shorten(repr(value), 40)}, which is not a number.",
             next_step=f"write one number{f' in {unit}' if unit else ''} without its unit, or None to skip.",
         )
-    is_measured = _is_measured(prediction)
-    early, early_unit = _find_last(prediction, is_late=False)
+    events = load_events()
+    is_measured, early, early_unit = _find_early(prediction, events)
     given = None if value is None else (_plain(value), unit)
     on_record = "none was given in time" if early is None else f"{_write(early, early_unit)} is on record"
     if given is None:
@@ -32,7 +33,7 @@ def predict(prediction: str, value: float | None, *, unit: str = "") -> None:
             append_event("prediction", exercise=prediction, value=None, unit=unit, is_late=False, sentence="skipped")
         shown = "skipped" if early is None else on_record
     elif is_measured:
-        if given not in ((early, early_unit), _find_last(prediction, is_late=True)):
+        if given not in ((early, early_unit), *_list_given(prediction, events, is_late=True)[-1:]):
             append_event("prediction", exercise=prediction, value=given[0], unit=unit, is_late=True)
         shown = on_record
         if given != (early, early_unit):
@@ -56,8 +57,7 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
             f"the measurement for {prediction} is {shorten(repr(measured), 40)}, which is not a number.",
             next_step="run the measuring cell, then this one again.",
         )
-    _is_measured(prediction)  # an unknown prediction is an error
-    early, early_unit = _find_last(prediction, is_late=False)
+    _, early, early_unit = _find_early(prediction, load_events())
     append_event("measured", exercise=prediction, value=_plain(measured), unit=unit)
     text = f"prediction {prediction}: measured {_write(measured, unit)}"
     if early is None:
@@ -74,25 +74,28 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
     return early
 
 
-def _is_measured(prediction: str) -> bool:
-    """Tell whether there is a measurement for a prediction of the course. Raises CheckError for an unknown one."""
-    predictions = [item for lab in estimate_state(load_course(), load_events()).labs for item in lab.predictions]
+def _find_early(prediction: str, events: Events) -> tuple[bool, float | None, str]:
+    """Return whether there is a measurement, and value and unit of what was predicted before it (None: nothing).
+
+    Raises CheckError for a prediction that the course does not have.
+    """
+    predictions = [item for lab in estimate_state(load_course(), events).labs for item in lab.predictions]
     for item in predictions:
         if item.id == prediction:
-            return item.measured is not None
+            if item.is_late or item.predicted is None:
+                return item.measured is not None, None, ""
+            units = [unit for value, unit in _list_given(prediction, events, is_late=False) if value == item.predicted]
+            return item.measured is not None, item.predicted, units[-1] if units else item.unit
     raise CheckError(
         f"the course has no prediction {prediction!r}.",
         next_step=f"use one of {', '.join(item.id for item in predictions)}.",
     )
 
 
-def _find_last(prediction: str, *, is_late: bool) -> tuple[float | None, str]:
-    """Return the value and the unit of the last prediction that came in time, or of the last late one."""
-    for event in reversed(list(load_events())):
-        is_it = event["kind"] == "prediction" and event.get("exercise") == prediction
-        if is_it and event.get("value") is not None and bool(event.get("is_late")) == is_late:
-            return event["value"], event.get("unit") or ""
-    return None, ""
+def _list_given(prediction: str, events: Events, *, is_late: bool) -> list[tuple[float | None, str]]:
+    """List value and unit of all that was predicted in time, or of all that was marked late."""
+    mine = [one for one in events if one["kind"] == "prediction" and one.get("exercise") == prediction]
+    return [(one.get("value"), one.get("unit") or "") for one in mine if bool(one.get("is_late")) is is_late]
 
 
 def _is_number(value) -> bool:

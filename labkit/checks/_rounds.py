@@ -4,7 +4,7 @@ import math
 import random
 import statistics
 
-from labkit.checks._comparison import T_95
+from labkit.checks._student import T_95, estimate_ends
 from labkit.checks._words import Case
 from labkit.stats import compare
 
@@ -25,13 +25,11 @@ def estimate_tok_per_s(requests):
     return sum(n for *_, n in requests) / (max(e for _, e, _ in requests) - min(s for s, *_ in requests))
 
 
-def estimate_ratio(a, b, *, rate=estimate_tok_per_s, t=None, root=True, sign=1, spread=statistics.stdev, order=list):
+def estimate_ratio(a, b, *, rate=estimate_tok_per_s, sign=1, order=list, **changes):
     """Return the ratio of A over B and its interval, by the table of t; a wrong answer when a part is given."""
     rates = [order([rate(one) for one in side]) for side in (a, b)]
     logs = [sign * math.log(x / y) for x, y in zip(*rates, strict=True)]
-    half = (t or T_95[len(logs) - 1]) * spread(logs) / (math.sqrt(len(logs)) if root else 1)
-    mean = statistics.fmean(logs)
-    return tuple(math.exp(x) for x in (mean, mean - half, mean + half))
+    return tuple(map(math.exp, estimate_ends(logs, **changes)))
 
 
 def _unpaired(a, b):
@@ -40,10 +38,7 @@ def _unpaired(a, b):
 
 
 def _plain_mean(a, b):
-    ratios = [estimate_tok_per_s(x) / estimate_tok_per_s(y) for x, y in zip(a, b, strict=True)]
-    mean, n = statistics.fmean(ratios), len(ratios)
-    half = T_95[n - 1] * statistics.stdev(ratios) / math.sqrt(n)
-    return mean, mean - half, mean + half
+    return estimate_ends([estimate_tok_per_s(x) / estimate_tok_per_s(y) for x, y in zip(a, b, strict=True)])
 
 
 def _of_means(a, b):
@@ -80,7 +75,7 @@ ROUND_MISTAKES = (
      lambda a, b: estimate_ratio(a, b, sign=-1)),
     ("the rounds are not paired: within a round both met the same machine, and the drift cancels.", _unpaired),
     ("that is the spread of single rounds: the mean of n rounds is surer, by the square root of n.",
-     lambda a, b: estimate_ratio(a, b, root=False)),
+     lambda a, b: estimate_ratio(a, b, scale=1)),
     ("the ends of the interval are swapped: `low` is the smaller one.",
      lambda a, b: tuple(estimate_ratio(a, b)[k] for k in (0, 2, 1))),
     ("that is the plain mean of the ratios: 2 and 1/2 would make 1.25. Use logarithms, as compare() does.",

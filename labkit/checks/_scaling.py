@@ -7,6 +7,7 @@ import statistics
 
 import numpy as np
 
+from labkit.checks._student import T_95, estimate_ends
 from labkit.checks._words import Case
 
 __all__ = [
@@ -183,26 +184,17 @@ def draw_fits():
         yield Case(fit_by_minors(batches, step_s), (batches, step_s))
 
 
-# 13.3: {batch: step times of each run}, limit -> batch. Intervals by Student's t for 3 samples, 2 degrees of freedom.
-_T_2 = 4.30265272974946
-
-
-def _ends(values):
-    mean = statistics.fmean(values)
-    half = _T_2 * statistics.stdev(values) / math.sqrt(3)
-    return mean - half, mean, mean + half
-
-
-def choose(step_s, limit_s, *, meets=lambda low, mean, high, limit: high <= limit, value=None, first=None, none=None):
-    """Choose by the table of t; a wrong choice when a part is given. Three samples a batch."""
-    good = [b for b in sorted(step_s) if meets(*_ends(step_s[b]), limit_s)]
+# 13.3: {batch: step times of each run}, limit -> batch.
+def choose(step_s, limit_s, *, meets=lambda mean, low, high, limit: high <= limit, value=None, first=None, none=None):
+    """Choose by the table of t; a wrong choice when a part is given."""
+    good = [b for b in sorted(step_s) if meets(*estimate_ends(step_s[b]), limit_s)]
     value = value or (lambda b: b / statistics.fmean(step_s[b]))
     return (first or (lambda good: max(good, key=value)))(good) if good else none
 
 
 def _spread(mean, half):
     """Three samples whose interval is mean - half to mean + half."""
-    step = half * math.sqrt(3) / _T_2
+    step = half * math.sqrt(3) / T_95[2]
     return [mean - step, mean, mean + step]
 
 
@@ -232,7 +224,7 @@ SPOTS = [Case(expected, (step_s, limit_s), why=why) for step_s, limit_s, expecte
 
 
 def _until_broken(step_s, limit_s):
-    kept = list(itertools.takewhile(lambda b: _ends(step_s[b])[2] <= limit_s, sorted(step_s)))
+    kept = list(itertools.takewhile(lambda b: estimate_ends(step_s[b])[2] <= limit_s, sorted(step_s)))
     return max(kept, key=lambda b: b / statistics.fmean(step_s[b])) if kept else None
 
 
@@ -246,11 +238,11 @@ def _last_tie(step_s, limit_s):
 
 SPOT_MISTAKES = (
     ("the mean keeps the limit, its interval does not: the whole interval must, or one promises too much.",
-     lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: mean <= x)),
+     lambda s, limit: choose(s, limit, meets=lambda mean, low, high, x: mean <= x)),
     ("the lower end of the interval is compared: the upper one must keep the limit.",
-     lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: low <= x)),
+     lambda s, limit: choose(s, limit, meets=lambda mean, low, high, x: low <= x)),
     ("1.96 is for many runs: with so few the interval is Student's, `stats` has it.",
-     lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: mean + 1.96 / _T_2 * (high - mean) <= x)),
+     lambda s, limit: choose(s, limit, meets=lambda mean, low, high, x: mean + 1.96 / T_95[2] * (high - mean) <= x)),
     ("the throughput is taken from the median: one slow run is time that passed, take the mean.",
      lambda s, limit: choose(s, limit, value=lambda b: b / statistics.median(s[b]))),
     ("the longest single run is compared: that is another rule, ask for the interval of the mean.",
@@ -266,7 +258,7 @@ SPOT_MISTAKES = (
     ("the limit is not looked at: this is the highest throughput whatever its users wait.", _all_batches),
     ("where two have the same throughput, take the smaller batch: its users wait less.", _last_tie),
     ("equality meets a limit: compare with <=.",
-     lambda s, limit: choose(s, limit, meets=lambda low, mean, high, x: high < x)),
+     lambda s, limit: choose(s, limit, meets=lambda mean, low, high, x: high < x)),
     ("when no batch keeps the limit there is no sweet spot: return None.", lambda s, limit: choose(s, limit, none=0)),
     ("when no batch keeps the limit there is no sweet spot: return None, not the smallest batch.",
      lambda s, limit: choose(s, limit) if choose(s, limit) is not None else min(s)),

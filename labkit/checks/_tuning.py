@@ -3,24 +3,17 @@
 import math
 import random
 import statistics
+from functools import partial
 
 from labkit.checks._learner import LearnerFunction, tidy
+from labkit.checks._student import estimate_ends
 from labkit.checks._traces import shorten
 from labkit.checks._words import expect_answer, fail
-from labkit.stats import compare, estimate_mean_interval
+from labkit.stats import compare
 
 __all__ = ["MADE_ROUNDS", "WORDS", "draw_rounds", "expect_tuning", "judge_rounds"]
 
 WORDS = ("faster", "slower", "cannot tell")
-_T = {
-    1: 12.7062047,
-    2: 4.3026527,
-    3: 3.1824463,
-    4: 2.7764451,
-    5: 2.5705818,
-    6: 2.4469119,
-    7: 2.3646243,
-}  # 95 %, two-sided
 
 
 def judge_rounds(rounds, *, word=None, pairs=None, pick=None):
@@ -57,17 +50,12 @@ def _pair_whole(rounds, name):
     return [r[name][0] for r in both], [r["default"][0] for r in both]
 
 
-def _judge(a, b):
-    """(word, how many times as fast) of a over b in pairs; latencies, so lower is better."""
+def _judge(a, b, *, t=None, gain=lambda x, y: math.log(y / x)):
+    """(word, how many times as fast) of a over b in pairs, lower is better; a wrong answer when a part is given."""
     if len(a) < 2:
         return "cannot tell", 0.0
-    logs = [math.log(y / x) for x, y in zip(a, b, strict=True)]
-    mean, num = statistics.fmean(logs), len(logs)
-    if num - 1 in _T:
-        half = _T[num - 1] * statistics.stdev(logs) / math.sqrt(num)
-    else:
-        half = estimate_mean_interval(logs).high - mean
-    return ("faster" if mean - half > 1e-9 else "slower" if mean + half < -1e-9 else "cannot tell"), math.exp(mean)
+    mean, low, high = estimate_ends([gain(x, y) for x, y in zip(a, b, strict=True)], t=t)
+    return ("faster" if low > 1e-9 else "slower" if high < -1e-9 else "cannot tell"), math.exp(mean)
 
 
 def _means(a, b):
@@ -88,32 +76,15 @@ def _unpaired(a, b):
     return (compare(a, b, is_paired=False).verdict if len(a) >= 2 else "cannot tell"), 0.0
 
 
-def _normal(a, b):
-    """The mistake of 1.96 for every number of rounds."""
-    if len(a) < 2:
-        return "cannot tell", 0.0
-    logs = [math.log(y / x) for x, y in zip(a, b, strict=True)]
-    mean, half = statistics.fmean(logs), 1.96 * statistics.stdev(logs) / math.sqrt(len(logs))
-    return ("faster" if mean - half > 1e-9 else "slower" if mean + half < -1e-9 else "cannot tell"), math.exp(mean)
-
-
-def _differences(a, b):
-    """The mistake of seconds instead of ratios: a round on a slow machine then counts for several."""
-    if len(a) < 2:
-        return "cannot tell", 0.0
-    around = estimate_mean_interval([y - x for x, y in zip(a, b, strict=True)])
-    return ("faster" if around.low > 1e-9 else "slower" if around.high < -1e-9 else "cannot tell"), 0.0
-
-
 def _turned(a, b):
     return {"faster": "slower", "slower": "faster"}.get(word := _judge(a, b)[0], word), 0.0
 
 
-def _pick(verdicts, ratios, rounds):
+def _pick(verdicts, ratios, rounds, *, choose=lambda faster, ratios, _: max(faster, key=ratios.get)):
     if verdicts["control"] != "cannot tell":
         return None
     faster = [name for name, word in verdicts.items() if word == "faster"]
-    return max(faster, key=ratios.get, default="default")
+    return choose(faster, ratios, rounds) if faster else "default"
 
 
 def _pick_any(verdicts, ratios, rounds):
@@ -121,30 +92,16 @@ def _pick_any(verdicts, ratios, rounds):
     return max(faster, key=ratios.get, default="default")
 
 
+def _find_smallest_mean(names, rounds):
+    return min(names, key=lambda name: statistics.fmean(r[name][0] for r in rounds))
+
+
 def _pick_mean(verdicts, ratios, rounds):
-    return min(rounds[0], key=lambda name: statistics.fmean(r[name][0] for r in rounds))
-
-
-def _pick_mean_of_faster(verdicts, ratios, rounds):
-    if verdicts["control"] != "cannot tell":
-        return None
-    faster = [name for name, word in verdicts.items() if word == "faster"]
-    return min(faster, key=lambda name: statistics.fmean(r[name][0] for r in rounds), default="default")
+    return _find_smallest_mean(rounds[0], rounds)
 
 
 def _pick_ratio(verdicts, ratios, rounds):
     return None if verdicts["control"] != "cannot tell" else max(ratios, key=ratios.get)
-
-
-def _pick_first(verdicts, ratios, rounds):
-    if verdicts["control"] != "cannot tell":
-        return None
-    return next((name for name, word in verdicts.items() if word == "faster"), "default")
-
-
-def _pick_least(verdicts, ratios, rounds):
-    faster = [name for name, word in verdicts.items() if word == "faster"]
-    return None if verdicts["control"] != "cannot tell" else min(faster, key=ratios.get, default="default")
 
 
 def _make_rounds(default, bad=(), **others):
@@ -195,9 +152,10 @@ _MISTAKES = (
      {"word": _signs}),
     ("the rounds are not paired: within a round both met the same machine, and the drift cancels.",
      {"word": _unpaired}),
-    ("1.96 is for many rounds: with so few the interval is Student's, `stats.compare` has it.", {"word": _normal}),
+    ("1.96 is for many rounds: with so few the interval is Student's, `stats.compare` has it.",
+     {"word": partial(_judge, t=1.96)}),
     ("seconds are subtracted: a round on a slow machine then counts for several. Take the ratio within each pair, as "
-     "`stats.compare` does.", {"word": _differences}),
+     "`stats.compare` does.", {"word": partial(_judge, gain=lambda x, y: y - x)}),
     ("INVALID runs are used: a client that failed measured itself. Leave out every pair in which one run is INVALID.",
      {"pairs": _pair_all}),
     ("INVALID runs are dropped from each side by itself: then a round of one setting stands beside another "
@@ -212,10 +170,12 @@ _MISTAKES = (
     ("the best setting is the one with the smallest mean: take it from those that are \"faster\".",
      {"pick": _pick_mean}),
     ("the best setting is not the one with the smallest mean: take the largest gain, over valid pairs.",
-     {"pick": _pick_mean_of_faster}),
+     {"pick": partial(_pick, choose=lambda faster, _, rounds: _find_smallest_mean(faster, rounds))}),
     ("a setting is best without being \"faster\": where none is, \"default\" stays.", {"pick": _pick_ratio}),
-    ("the first setting that helps is not the best: take the largest gain.", {"pick": _pick_first}),
-    ("that is the smallest gain of those that help: take the largest.", {"pick": _pick_least}),
+    ("the first setting that helps is not the best: take the largest gain.",
+     {"pick": partial(_pick, choose=lambda faster, *_: faster[0])}),
+    ("that is the smallest gain of those that help: take the largest.",
+     {"pick": partial(_pick, choose=lambda faster, ratios, _: min(faster, key=ratios.get))}),
 )  # fmt: skip
 
 

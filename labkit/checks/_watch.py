@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from labkit.checks._deadline import OutOfTime, limit_call
-from labkit.checks._learner import LearnerFunction, copy_arguments
+from labkit.checks._learner import LearnerEndless, LearnerFunction, copy_arguments
 from labkit.checks._words import fail
 
 __all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls", "probe_frames"]
@@ -43,27 +43,34 @@ _MODULES = {
 _OWN = (__name__, limit_call.__module__)  # what runs beside the learner's code while it is watched
 
 
-def probe_frames(call: Callable[[], Any]) -> set[str]:
-    """Run `call()`; return the "module.function" of all Python code that ran. What it raises or prints is dropped."""
+def probe_frames(function: Callable, *args, **kwargs) -> set[str]:
+    """Call a function on copies of the arguments; return the "module.function" of all Python code that ran.
+
+    What it raises or prints is dropped: what is wrong with the answer is judged later, with a sentence. Only a loop
+    without end raises, LearnerEndless: it should not be waited for twice.
+    """
     frames: set[str] = set()
+    args, kwargs = copy_arguments((args, kwargs))
 
     def profile(frame, event, _):
         if event == "call" and (module := frame.f_globals.get("__name__", "")) not in _OWN:
             frames.add(f"{module}.{frame.f_code.co_name}")
 
     before = sys.getprofile()
-    # What is wrong with the answer is judged later, with a sentence.
-    with contextlib.suppress(Exception, SystemExit, OutOfTime), contextlib.redirect_stdout(io.StringIO()), limit_call():
-        sys.setprofile(profile)
-        try:
-            call()
-        finally:
-            sys.setprofile(before)
+    try:
+        with contextlib.suppress(Exception, SystemExit), contextlib.redirect_stdout(io.StringIO()), limit_call():
+            sys.setprofile(profile)
+            try:
+                function(*args, **kwargs)
+            finally:
+                sys.setprofile(before)
+    except OutOfTime as error:
+        raise LearnerEndless.make(getattr(function, "__name__", "it"), error) from None
     return frames
 
 
-def probe_calls(call: Callable[[], Any]) -> tuple[set[str], set[str]]:
-    """Run `call()`; return the torch functions and operators that ran, and the "module.function" of Python code."""
+def probe_calls(function: Callable, *args, **kwargs) -> tuple[set[str], set[str]]:
+    """Return the torch functions and operators that a call runs, and the "module.function" as `probe_frames` does."""
     from torch.overrides import TorchFunctionMode
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -80,15 +87,13 @@ def probe_calls(call: Callable[[], Any]) -> tuple[set[str], set[str]]:
             return func(*args, **(kwargs or {}))
 
     with Functions(), Operators():
-        frames = probe_frames(call)
+        frames = probe_frames(function, *args, **kwargs)
     return calls, frames
 
 
 def expect_by_hand(function: Callable, *args, **kwargs) -> None:
     """Fail when the learner's function has the exercise done by a library, however it gets hold of it."""
-    function = getattr(function, "function", function)
-    args, kwargs = copy_arguments((args, kwargs))  # an answer that changes its arguments must not change ours
-    calls, frames = probe_calls(lambda: function(*args, **kwargs))
+    calls, frames = probe_calls(getattr(function, "function", function), *args, **kwargs)
     for names, table in ((frames, _LIBRARIES), (calls, _CALLS), (frames, _MODULES)):
         for beginning, sentence in table.items():
             if any(name.startswith(beginning) for name in names):

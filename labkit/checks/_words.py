@@ -14,7 +14,8 @@ from labkit.checks._learner import LearnerEndless, LearnerFunction, LearnerRaise
 from labkit.checks._traces import shorten
 from labkit.views import Outcome
 
-__all__ = ["Case", "Verdict", "block", "expect_answer", "expect_cases", "expect_function", "fail", "passed"]
+__all__ = ["Case", "Verdict", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function", "fail",
+           "passed"]  # fmt: skip
 
 _NOTHING = "nothing came back, is a `return` missing?"
 
@@ -69,6 +70,15 @@ def expect_answer(got: Any, call: str) -> None:
     values = list(got.values()) if isinstance(got, dict) else got if isinstance(got, tuple | list) else ()
     if values and all(value is None for value in values):
         raise NotAttempted
+
+
+def expect_fields(got: Any, fields: Sequence[str], record: Any, *, call: str, where: str) -> None:
+    """Fail unless an answer about a record is a dict with these fields, and `record` is that record's id."""
+    expect_answer(got, call)
+    if not isinstance(got, dict) or set(got) != set(fields):
+        fail(f"the answer is a dict with the keys {', '.join(fields)}, and this is {shorten(repr(got), 60)}.")
+    if not isinstance(got["record"], str) or got["record"] != record.id:
+        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
 
 
 def expect_cases(

@@ -6,15 +6,14 @@ import statistics
 from types import SimpleNamespace
 from typing import NoReturn
 
-from labkit.checks._comparison import T_95
 from labkit.checks._kinds import expect_no_generator, is_number
 from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._rounds import ROUND_MISTAKES, ROUNDS, draw_rounds
 from labkit.checks._same_work import NAMES, PAIRS, WORK_MISTAKES, change_run, find_differences
+from labkit.checks._student import T_95, estimate_ends
 from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_cases, expect_fields, expect_function, fail, passed
 from labkit.results import load_records
-from labkit.stats import estimate_mean_interval
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4"]
@@ -185,13 +184,11 @@ def check_4(read_verdict) -> Outcome:
     )
 
 
-def _judge_logs(samples, *, keys=_KEYS, order=list, num=None, t=None):
+def _judge_logs(samples, *, keys=_KEYS, order=list, num=None, **changes):
     """(ratio, low, high, verdict) from the stored samples, by the table of t; a wrong answer when a part is given."""
     a, b = (order(samples[key])[:num] for key in keys)
     logs = [math.log(x / y) for x, y in zip(a, b, strict=True)]
-    mean, t = statistics.fmean(logs), t or T_95.get(len(logs) - 1)
-    half = t * statistics.stdev(logs) / math.sqrt(len(logs)) if t else estimate_mean_interval(logs).high - mean
-    low, high = mean - half, mean + half
+    mean, low, high = estimate_ends(logs, **changes)
     verdict = "faster" if low > 0 else "slower" if high < 0 else "cannot tell"
     return math.exp(mean), math.exp(low), math.exp(high), verdict
 
@@ -205,12 +202,8 @@ _WRONG_PAIRS = (
 
 def _expect_verdict(read_verdict, record, *, where):
     got = read_verdict(record)
-    expect_answer(got, read_verdict.call)
-    if not isinstance(got, dict) or set(got) != set(_FIELDS):
-        fail(f"the answer is a dict with the keys {', '.join(_FIELDS)}, and this is {shorten(repr(got), 60)}.")
+    expect_fields(got, _FIELDS, record, call=read_verdict.call, where=where)
     right = _judge_logs(record.samples)
-    if not isinstance(got["record"], str) or got["record"] != record.id:
-        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
     numbers = tuple(tidy(got[name]) for name in _FIELDS[1:4])
     for name, value in zip(_FIELDS[1:4], numbers, strict=True):
         if not is_number(value):

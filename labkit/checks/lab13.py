@@ -18,7 +18,7 @@ from labkit.checks._scaling import (
     draw_spots,
 )
 from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks._words import Case, expect_answer, expect_cases, expect_fields, expect_function, fail, passed
 from labkit.checks.milestones import PHASES, expect_claims, find_newest
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval
@@ -168,11 +168,7 @@ def check_4(read_saturation) -> Outcome:
 
 def _expect_saturation(read_saturation, record, *, where):
     got = read_saturation(record)
-    expect_answer(got, read_saturation.call)
-    if not isinstance(got, dict) or set(got) != set(_KEYS):
-        fail(f"the answer is a dict with the keys {', '.join(_KEYS)}, and this is {shorten(repr(got), 60)}.")
-    if not isinstance(got["record"], str) or got["record"] != record.id:
-        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
+    expect_fields(got, _KEYS, record, call=read_saturation.call, where=where)
     law, meet = _law(record), _meet(record)
     seen = got["in_flight"]
     if not isinstance(seen, dict) or set(seen) != set(law):

@@ -8,6 +8,7 @@ from pathlib import Path
 from labkit.environment import find_course_root
 from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
+from labkit.journal import expand_path
 from labkit.models.checkpoint import load_config
 from labkit.models.description import BYTES_PER_VALUE, Model, estimate_model, find_models_folder, load_description
 from labkit.models.loading import run_explained
@@ -105,9 +106,9 @@ def _find_random(name: str, machine: Machine) -> Model:
 def _find_path(text: str) -> Path | None:
     """Return the path, whether or not something is there; None for what can be none (too long, ~ of no user)."""
     try:
-        path = Path(text).expanduser()
+        path = expand_path(text)
         path.exists()
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, ValueError):
         return None
     return path
 

@@ -7,13 +7,12 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU.
 import gzip
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit.environment import find_course_root
 from labkit.errors import LabkitError
 from labkit.profiling.events import Event
+from labkit.results import find_runs_folder
 
 __all__ = ["check_trace", "format_trace", "load_trace", "save_trace"]
 
@@ -48,7 +47,7 @@ def save_trace(events: Sequence[Event], path: str | Path) -> Path:
     """
     path = Path(path)
     if path.parent == Path():
-        path = Path(os.environ.get("LABKIT_RUNS") or find_course_root() / "data" / "runs") / path
+        path = find_runs_folder() / path
     text = json.dumps(format_trace(events), separators=(",", ":"))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())

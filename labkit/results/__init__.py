@@ -5,7 +5,7 @@ and `secret_names.py` what must never be in it, `store.py` saves and loads, `ver
 """
 
 from labkit.results.record import Record
-from labkit.results.store import Records, find_record, load_records, save_record
+from labkit.results.store import Records, find_record, find_runs_folder, load_records, save_record
 from labkit.results.verify import verify_record
 
-__all__ = ["Record", "Records", "find_record", "load_records", "save_record", "verify_record"]
+__all__ = ["Record", "Records", "find_record", "find_runs_folder", "load_records", "save_record", "verify_record"]

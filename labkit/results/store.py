@@ -19,7 +19,7 @@ from labkit.results.record import Record, estimate_id
 from labkit.results.redaction import find_secrets, format_place
 from labkit.results.schema import SCHEMA_VERSION, check_schema
 
-__all__ = ["Records", "find_record", "load_records", "save_record"]
+__all__ = ["Records", "find_record", "find_runs_folder", "load_records", "save_record"]
 
 _MODEL = ("name", "source", "dtype")
 
@@ -84,7 +84,7 @@ def save_record(
         raise RecordError(
             f"this record was not saved: {'; '.join(faults[:3])}.", next_step="See data/reference/record.schema.json."
         )
-    _append(_find_folder(folder) / "results.jsonl", format_line(record.to_dict()))
+    _append(find_runs_folder(folder) / "results.jsonl", format_line(record.to_dict()))
     return record
 
 
@@ -99,7 +99,7 @@ def load_records(
     """
     records: list[Record] = []
     damaged: list[DamagedLine] = []
-    for file in _list_files(_find_folder(folder_or_file)):
+    for file in _list_files(find_runs_folder(folder_or_file)):
         with _reading(file):
             lines = load_lines(file)
         damaged.extend(lines.damaged)
@@ -149,7 +149,11 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _find_folder(folder: str | Path | None) -> Path:
+def find_runs_folder(folder: str | Path | None = None) -> Path:
+    """Find where records are kept: `folder` if given, else LABKIT_RUNS, else data/runs of the course.
+
+    Raises RecordError for the home of a user who is not known.
+    """
     folder = os.environ.get("LABKIT_RUNS") or None if folder is None else folder
     if folder is not None:
         try:

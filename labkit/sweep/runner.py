@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 
 from labkit.errors import LabkitError
 from labkit.journal import format_line
+from labkit.results import find_runs_folder
 from labkit.sweep.line import ProgressLine, format_point
 from labkit.sweep.visits import (
     Visit,
@@ -179,10 +179,4 @@ def _estimate_identity(name: str, settings: Mapping[str, object], model: object 
 
 
 def _find_folder(folder: str | Path | None) -> Path:
-    if folder is not None:
-        return Path(folder).expanduser()
-    if named := os.environ.get("LABKIT_RUNS"):
-        return Path(named).expanduser() / "sweeps"
-    from labkit.environment import find_course_root
-
-    return find_course_root() / "data" / "runs" / "sweeps"
+    return find_runs_folder(folder) if folder is not None else find_runs_folder() / "sweeps"
