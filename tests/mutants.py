@@ -264,7 +264,7 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
 
 def judge(exercise: Exercise, code: str) -> tuple[str, str]:
     """Run one version of a solution and its check, within the time limit; return (status, sentence)."""
-    from labkit.checks._run import find_check, run_check
+    from labkit.checks.judge import find_check, run_check
 
     names = make_context(exercise)
     try:

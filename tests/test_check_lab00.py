@@ -7,7 +7,7 @@ import pytest
 from check_bench import UNTOUCHED, Bench, expect_pass
 
 from labkit.checks import lab00
-from labkit.checks._reference import find_reference
+from labkit.checks.reference import find_reference
 from labkit.results import save_record
 from labkit.stats import summarize
 

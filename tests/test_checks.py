@@ -12,10 +12,10 @@ import pytest
 
 import labkit.checks
 from labkit.checks import check, complete, predict, ready, reveal, use_reference
-from labkit.checks._learner import LearnerFunction
-from labkit.checks._numbers import is_rounded
-from labkit.checks._run import run_check
-from labkit.checks._words import Case, block, expect_cases, expect_function, fail, passed
+from labkit.checks.learner import LearnerFunction
+from labkit.checks.numbers import is_rounded
+from labkit.checks.judge import run_check
+from labkit.checks.cases import Case, block, expect_cases, expect_function, fail, passed
 from labkit.errors import CheckError
 from labkit.progress import load_events
 from labkit.views import CheckFailed, Outcome, view_progress
@@ -226,7 +226,7 @@ def test_leaving_python_and_a_deep_recursion_fail_like_other_exceptions():
 
 @pytest.mark.parametrize("body", ["while True: pass", "while True:\n  try: rows.append(x)\n  except Exception: pass"])
 def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body):
-    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.05)
+    monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.05)
     before = signal.getsignal(signal.SIGPROF)
     names = {}
     exec(f"def endless(x):\n rows = []\n {body}", names)
@@ -238,7 +238,7 @@ def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body)
 
 
 def test_time_in_which_the_function_only_waits_does_not_count(monkeypatch):
-    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.1)
+    monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.1)
     def wait(x):
         time.sleep(0.15)
         return 2 * x

@@ -10,11 +10,9 @@ from typing import NoReturn
 
 import numpy as np
 
-from labkit.checks._kinds import expect_no_generator, is_number
-from labkit.checks._learner import tidy
-from labkit.checks._numbers import is_rounded
-from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, is_number, passed
+from labkit.checks.learner import shorten, tidy
+from labkit.checks.numbers import is_rounded
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval, summarize
 from labkit.views import Outcome
