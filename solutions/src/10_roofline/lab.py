@@ -18,8 +18,9 @@
 # **What is the fastest this machine could decode, and why?**
 #
 # In this lab you count the work of one decode step from nothing but a model's configuration, measure three ceilings of the
-# machine in front of you, and hold a real decode against them. You end with one sentence: *my decode runs at x % of its
-# binding ceiling, because ...*
+# machine in front of you, and compare a real decode with them. You end with two findings: *my decode runs at x % of its
+# binding ceiling*, and a budget of the step: how much of it is dispatch, how much is reading weights, and how much neither
+# explains.
 
 # %% [markdown]
 # | | |
@@ -27,7 +28,7 @@
 # | **Time** | 90 minutes, of which about 1 is waiting |
 # | **Needs** | Any machine. No GPU, no network. The ceilings are those of this machine; published peaks stand beside them. |
 # | **Before** | Labs 01 (medians and intervals) and 03 (what a decoder computes, what a KV cache is) |
-# | **You will be able to** | compute arithmetic intensity; count FLOPs and bytes of a decode step from a config.json; name the ceiling that binds; give MBU and MFU with an interval; recognize a bandwidth that was measured in a cache |
+# | **You will be able to** | compute arithmetic intensity; count FLOPs and bytes of a decode step from a config.json; name the ceiling that binds; give MBU and MFU with an interval; split a step into dispatch, weights and the rest; recognize a bandwidth that was measured in a cache |
 
 # %%
 from importlib import import_module
@@ -363,7 +364,8 @@ if ARE_READY:
 # Decode steps of your model, *in turns* with everything that limits them, because then a slow moment of the machine meets all:
 #
 # - a **narrow** model's steps: the same layers and operations, and next to no width. Its time is the dispatch;
-# - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth;
+# - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth
+#   *ceiling*; the speed that the GEMV really reaches goes into the budget of exercise 10.5;
 # - a product, for the FLOP/s.
 
 # %%
@@ -443,10 +445,13 @@ if ARE_READY:
     samples["gemm_in_turns_flop_per_s"] = list(arithmetic.samples)
     samples |= {f"copy_kib{rate.size // 1024}_byte_per_s": list(rate.samples) for rate in sweep}
     samples |= {"bandwidth_byte_per_s": list(bandwidth.samples), "dispatch_s": list(dispatch.samples)}
+    samples["gemv_byte_per_s"] = list(limits["GEMV"].samples)
     samples["decode_tok_per_s"] = [1 / s for s in seconds["decode_s"]]
+    one_step = works["decode_s"]
     settings = {
-        "decode": {"flops": works["decode_s"].flops, "bytes": works["decode_s"].bytes}, "context_tokens": CONTEXT,
-        "gemm": "gemm_in_turns_flop_per_s", "bandwidth": bandwidth.name, "unsteady": unsteady, "bytes_per_value": BYTES, "device": device,
+        "decode": {"flops": one_step.flops, "bytes": one_step.bytes, "weight_bytes": one_step.weight_bytes},
+        "gemm": "gemm_in_turns_flop_per_s", "bandwidth": bandwidth.name, "unsteady": unsteady, "bytes_per_value": BYTES,
+        "context_tokens": CONTEXT, "device": device,
     }  # fmt: skip
     record = save_record("10", "roofline", model=choice, samples=samples, settings=settings)
     print(f"saved as {record.id}")
@@ -484,9 +489,9 @@ if ARE_READY:
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# **What you should see.** Decode points on the left, prefill on the right, each under its blue mark. A decode step of a small
-# model on a CPU stays below the slope *and* far from it: neither bytes nor FLOPs are what it waits for. The published row is that
-# of a device of this class, unless your own stands in the table; its bandwidth belongs to a whole socket or board.
+# **What you should see.** Decode points on the left, prefill on the right, each under its blue mark. A decode point far below
+# the slope takes longer than the bandwidth ceiling explains; exercise 10.5 asks where that time goes. The published row is that of
+# a device of this class, unless the table has your own; its bandwidth is that of a whole socket or board.
 
 # %% [markdown] exercise="10.4" title="The distance from the ceiling" minutes=15 difficulty=3 version=1
 # ### Exercise 10.4 · The distance from the ceiling
@@ -610,50 +615,90 @@ if ARE_READY:
 # and dispatch, *thin* saves bytes only. *Half zeros* should say *cannot tell*, or a ratio very close to 1. On a large model on a
 # GPU, where bandwidth binds, thin and shallow come together.
 
-# %% [markdown] exercise="10.5" title="Your sentence" minutes=10 difficulty=2 version=1
-# ### Exercise 10.5 · Your sentence
+# %% [markdown] exercise="10.5" title="A budget of the step" minutes=10 difficulty=2 version=2
+# ### Exercise 10.5 · A budget of the step
 #
-# *10 minutes · difficulty 2 of 5 · why it matters: this is the sentence that a colleague asks you for.*
+# *10 minutes · difficulty 2 of 5 · why it matters: a ceiling says how fast a step could be, a budget says what to work on.*
 #
-# Write `decode_sentence(found)`. From the dict of 10.4 it makes a text that contains
+# The step takes longer than its ceiling. Split its time $t$ into three parts:
 #
-# > my decode runs at 42 % of its binding ceiling (dispatch), because ...
+# - **dispatch**: the time of the narrow model's step;
+# - **weights**: their bytes at the speed that a GEMV *really* reaches. A copy may be faster, but a decode step does not copy;
+# - **rest**: what neither explains. Where the two add up to more than the step (a GPU does both at once), nothing is left: 0.
 #
-# with the numbers of `found`, and a reason of 8 words or more. The reason says what the ceiling that binds is made of, and gives
-# the MBU and the MFU in percent. It is checked on made-up numbers of each kind (so have a reason for each), then on your record.
+# $$t_\text{rest} = \max\left(0,\; t - t_\text{dispatch} - \frac{\text{weight bytes}}{W_\text{GEMV}}\right) \quad [\text{s}]$$
+#
+# Write `decode_budget(record)`. The record is that of 10.4; you also need the samples `gemv_byte_per_s`, and
+# `record.settings["decode"]["weight_bytes"]`. Use the **median** of each. Return a dict with `record` (its id), the seconds
+# `dispatch_s`, `weights_s` and `rest_s`, `largest` (`"dispatch"`, `"weights"` or `"rest"`), `unexplained` (the rest as a share of
+# the step), and `mbu` and `mfu` as in 10.4. It is checked on made-up records of each kind, then on yours.
 #
 # <details><summary>Hint 1</summary>
 #
-# A dict from the name of the ceiling to a reason, and an f-string around it.
+# Bytes divided by bytes per second are seconds. With a dict of the three parts, the largest is found as in 10.3.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `f"{100 * found['share']:.0f} %"` writes a share as a percentage. What is a *dispatch* ceiling made of? Operations, in every
-# layer. A *bandwidth* ceiling? Weights that have to be read. A *compute* ceiling? Products.
+# `read_record(record)` of 10.4 already gives `mbu` and `mfu`. `stats.summarize(samples).p50` is a median.
 #
 # </details>
 
 
 # %% solution="10.5"
-def decode_sentence(found):
-    """Return the sentence: share, name of the binding ceiling, and the reason, with MBU and MFU in percent."""
+def decode_budget(record):
+    """Return the budget of the decode step in a record of this lab: seconds of its parts, and shares from 0 to 1."""
     ### BEGIN SOLUTION
-    reasons = {
-        "dispatch": "telling the machine what to do in every layer takes longer than doing it",
-        "bandwidth": "each step has to read all weights and the cache from memory",
-        "compute": "the products themselves take longer than the reading of their weights",
-    }
-    share, mbu, mfu = (f"{100 * found[key]:.1f} %" for key in ("share", "mbu", "mfu"))
-    name = found["ceiling"]
-    beside = f"it uses {mbu} of the bandwidth and {mfu} of the FLOP/s"
-    return f"my decode runs at {share} of its binding ceiling ({name}), because {reasons[name]}; {beside}."
+    middle = {key: stats.summarize(values).p50 for key, values in record.samples.items()}
+    step_s, weight_bytes = middle["decode_s"], record.settings["decode"]["weight_bytes"]
+    dispatch_s, weights_s = middle["dispatch_s"], weight_bytes / middle["gemv_byte_per_s"]
+    rest_s = max(0.0, step_s - dispatch_s - weights_s)
+    parts = {"dispatch": dispatch_s, "weights": weights_s, "rest": rest_s}
+    largest, unexplained = max(parts, key=parts.get), rest_s / step_s
+    reading = read_record(record)
+    mbu, mfu = reading["mbu"], reading["mfu"]
     ### END SOLUTION
+    return {
+        "record": record.id, "dispatch_s": dispatch_s, "weights_s": weights_s, "rest_s": rest_s,
+        "largest": largest, "unexplained": unexplained, "mbu": mbu, "mfu": mfu,
+    }  # fmt: skip
 
 
 # %%
-check("10.5", decode_sentence)
+check("10.5", decode_budget)
+
+# %% [markdown]
+# From these fields comes the sentence that a colleague asks you for. It follows your numbers. How would you put it? Nobody grades
+# that.
+
+
+# %%
+def say_budget(budget, step_s):
+    """Return the finding of a budget in words."""
+    names = {
+        "dispatch": "dispatch",
+        "weights": "the weights at the speed of a GEMV",
+        "rest": "the rest, explained by neither",
+    }
+    advice = {
+        "dispatch": "fewer operations would help most (fewer layers, a compiler, CUDA graphs), smaller weights less",
+        "weights": "fewer bytes would help most (smaller formats, or a batch that shares them), fewer operations less",
+        "rest": "a profile comes before any advice (lab 11): most of the time is not explained yet",
+    }
+    seconds = {name: budget[f"{name}_s"] for name in names}
+    parts = ", ".join(f"{names[name]} {units.format_seconds(value)}" for name, value in seconds.items())
+    over = sum(seconds.values()) > 1.001 * step_s
+    overlap = " The parts add up to more than the step: they overlap, or one was measured too slow." if over else ""
+    used = f"MBU {100 * budget['mbu']:.2g} %, MFU {100 * budget['mfu']:.2g} %"
+    return (f"Of a decode step of {units.format_seconds(step_s)}: {parts} ({100 * budget['unexplained']:.0f} %).{overlap} "
+            f"The largest part is {names[budget['largest']]}: {advice[budget['largest']]}. {used}.")  # fmt: skip
+
+
+if ARE_READY and ready("10.4") and ready("10.5"):
+    budget = decode_budget(find_record(record.id))
+    finding = say_budget(budget, stats.summarize(seconds["decode_s"]).p50)
+    print(finding)
 
 # %% [markdown]
 # ## 6 · Break it: memory that was never there
@@ -697,17 +742,20 @@ if ARE_READY:
 #
 # 1. the work of a decode step follows from a configuration: about two FLOPs and `b` bytes for each parameter, for each token and
 #    for each step;
-# 2. a ceiling has a name. Bandwidth counts at the size of the working set, and small models are bound by dispatch: their cost
-#    follows layers, not parameters;
-# 3. MBU, MFU and the share of the binding ceiling, with an interval, say how much could still be won, and where.
+# 2. a ceiling has a name, and bandwidth counts at the size of the working set. Where dispatch binds, cost follows layers, not
+#    parameters;
+# 3. MBU, MFU and the share of the binding ceiling, with an interval, say how much could still be won; the budget of the step says
+#    where to look first.
 #
-# One thing this does **not** show: *where* the rest of the time goes. Lab 11 looks inside the step with a profiler.
+# One thing this does **not** show: what the rest of the budget is made of. Lab 11 looks inside the step with a profiler.
 
 # %%
 if ARE_READY and ready("10.4") and ready("10.5"):
-    print(decode_sentence(found))
-    said = f"not steady: {', '.join(unsteady)}" if unsteady else "steady"
-    print(f"({100 * found['low']:.0f} to {100 * found['high']:.0f} %, n = {len(decode)}; {said})")
+    print(finding)
+    said = f"not steady, so no finding yet: {', '.join(unsteady)}" if unsteady else "steady"
+    share, low, high = (100 * found[key] for key in ("share", "low", "high"))
+    print(f"My decode runs at {share:.0f} % of its binding ceiling ({found['ceiling']})", end=" ")
+    print(f"({low:.0f} to {high:.0f} %, n = {len(decode)}; {said})")
     print(f"{choice.name} ({choice.source}) in {choice.dtype}, one sequence, {CONTEXT} tokens, Transformers eager")
     print(f"{machine.gpus[0].name if machine.gpus else machine.cpu.name}, {record.time[:10]}, record {record.id}")
 
