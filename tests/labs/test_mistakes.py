@@ -1,4 +1,4 @@
-"""All labs at once: the reference passes, the stub is "not attempted", and each entry of mistakes.txt does what it says.
+"""All labs at once: the reference passes, the stub is "not attempted", and each entry of mistakes.txt is right.
 
 A known mistake fails with its sentence, another right answer passes.
 """
