@@ -222,8 +222,8 @@ def check_5(decode_budget) -> Outcome:
     _expect_readings(decode_budget, judge_budget, own[-1:], where="your record")
     right = judge_budget(own[-1])
     return passed(
-        f"your record {own[-1].id}: the largest part of a step is {_MEANINGS[right['largest']]}; neither dispatch nor "
-        f"weights explain {100 * right['unexplained']:.0f} % of it.",
+        f"your record {own[-1].id}: the largest part of a step is {_MEANINGS[right['largest']]}; "
+        f"{100 * right['unexplained']:.0f} % of it is explained by neither dispatch nor weights.",
         {key: right[key] for key in ("unexplained", "mbu", "mfu")},
     )
 

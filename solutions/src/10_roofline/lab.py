@@ -670,22 +670,18 @@ check("10.5", decode_budget)
 # that.
 
 # %%
-PARTS = {
-    "dispatch": "dispatch",
-    "weights": "the weights at the speed of a GEMV",
-    "rest": "the rest, explained by neither",
-}
+PARTS = {"dispatch": "dispatch", "weights": "weights at the speed of a GEMV", "rest": "explained by neither"}
 ADVICE = {
     "dispatch": "fewer operations would help most (fewer layers, a compiler, CUDA graphs), smaller weights less",
     "weights": "fewer bytes would help most (a smaller format, or a batch that shares them), fewer operations less",
-    "rest": "a profile comes before any advice (lab 11), because the largest part is not explained yet",
+    "rest": "a profile comes before any advice (lab 11)",
 }
 
 
 # %%
 def say_budget(budget, step_s):
     """Return the finding of a budget in words."""
-    parts = ", ".join(f"{name} {units.format_seconds(budget[f'{key}_s'])}" for key, name in PARTS.items())
+    parts = ", ".join(f"{units.format_seconds(budget[f'{key}_s'])} {name}" for key, name in PARTS.items())
     over = sum(budget[f"{key}_s"] for key in PARTS) > 1.001 * step_s
     overlap = " The parts add up to more than the step: they overlap, or one was measured too slow." if over else ""
     rest = f"{100 * budget['unexplained']:.0f} %"
@@ -698,7 +694,6 @@ if ARE_READY and ready("10.4") and ready("10.5"):
     budget = decode_budget(find_record(record.id))
     finding = say_budget(budget, stats.summarize(seconds["decode_s"]).p50)
     print(finding)
-    print(f"MBU {units.format_number(100 * budget['mbu'])} %, MFU {units.format_number(100 * budget['mfu'])} %")
 
 # %% [markdown]
 # ## 6 · Break it: memory that was never there
