@@ -20,8 +20,8 @@ TINY = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidde
         "vocab_size": 4096, "tie_word_embeddings": True, "max_position_embeddings": 1024}  # fmt: skip
 
 
-def make_machine(*gpus, memory_free_bytes=8 * GIB, has_fast_bf16=False):
-    cpu = Cpu(name="test", num_cores=2, num_threads_default=2, has_fast_bf16=has_fast_bf16)
+def make_machine(*gpus, memory_free_bytes=8 * GIB, flags=()):
+    cpu = Cpu(name="test", num_cores=2, num_threads_default=2, flags=flags)
     return Machine(cpu=cpu, gpus=gpus, memory_bytes=16 * GIB, memory_free_bytes=memory_free_bytes, disk_free_bytes=GIB,
                    os="test", python="3.11", load_average=None, governor=None)  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_the_cpu_tier_uses_the_two_shipped_models():
 
 
 def test_a_cpu_with_bf16_instructions_halves_the_bytes():
-    slow, fast = (find_model("draft", machine=make_machine(has_fast_bf16=has)) for has in (False, True))
+    slow, fast = (find_model("draft", machine=make_machine(flags=flags)) for flags in ((), ("avx512_bf16",)))
     assert (slow.dtype, fast.dtype) == ("float32", "bfloat16")
     assert slow.weight_bytes == 2 * fast.weight_bytes
     assert fast.kv_bytes_per_token == 2 * 1 * 2 * 64 * 2  # keys and values, 1 layer, 2 heads, 64, 2 bytes
@@ -299,7 +299,7 @@ def test_weights_that_are_a_link_to_nowhere_or_a_folder_are_named(monkeypatch, f
     ("machine", "dtype"),
     [
         (make_machine(), "float32"),
-        (make_machine(has_fast_bf16=True), "bfloat16"),
+        (make_machine(flags=("amx_bf16",)), "bfloat16"),
         (make_machine(T4), "float16"),
         (make_machine(H100), "bfloat16"),
     ],

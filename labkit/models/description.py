@@ -7,7 +7,7 @@ from typing import Any
 
 from labkit.environment import find_course_root
 from labkit.errors import ModelError
-from labkit.hardware import Gpu, Machine, estimate_tier
+from labkit.hardware import Gpu, Machine, choose_dtype, estimate_tier
 from labkit.models.checkpoint import load_config, read_tensors
 from labkit.models.packing import read_packing
 from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters
@@ -16,8 +16,7 @@ from labkit.roofline.parameters import estimate_packed_bytes
 __all__ = [
     "BYTES_PER_VALUE",
     "Model",
-    "choose_device",
-    "estimate_dtype",
+    "choose_gpu",
     "estimate_model",
     "find_models_folder",
     "load_description",
@@ -81,7 +80,7 @@ def estimate_model(
     for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):  # used where the shape is not needed
         _check_count(config, key)
     packing = read_packing(config)
-    dtype = dtype or (packing.dtype if packing else estimate_dtype(machine))
+    dtype = dtype or (packing.dtype if packing else _estimate_dtype(machine))
     num_parameters = num_parameters or estimate_num_parameters(config)
     if weight_bytes is None and dtype in BYTES_PER_VALUE:
         weight_bytes = num_parameters * BYTES_PER_VALUE[dtype]
@@ -100,8 +99,8 @@ def estimate_model(
     return Model(name, source, path_or_id, config, num_parameters, weight_bytes, kv_bytes, dtype)
 
 
-def choose_device(machine: Machine) -> tuple[str, Gpu | None]:
-    """Return where models are loaded: ("cuda:N", the best GPU), or ("cpu", None) where the tier is "cpu".
+def choose_gpu(machine: Machine) -> tuple[str, Gpu | None]:
+    """Return where models are loaded: ("cuda:N", the best GPU), or ("cpu", None) if the tier is "cpu".
 
     N counts as torch does: CUDA puts the fastest GPU first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID keeps NVML's order.
     """
@@ -112,11 +111,9 @@ def choose_device(machine: Machine) -> tuple[str, Gpu | None]:
     return f"cuda:{machine.gpus.index(best) if is_bus_order else 0}", best
 
 
-def estimate_dtype(machine: Machine) -> str:
-    """Return bfloat16 on Ampere and newer, float16 on older GPUs, and on a CPU bfloat16 only where it is fast."""
-    if choose_device(machine)[1] is not None:
-        return "float16" if estimate_tier(machine) == "t4" else "bfloat16"
-    return "bfloat16" if machine.cpu.has_fast_bf16 else "float32"
+def _estimate_dtype(machine: Machine) -> str:
+    """Return the dtype of plain weights; LABKIT_TIER alone cannot conjure a GPU."""
+    return choose_dtype(machine, tier="cpu" if choose_gpu(machine)[1] is None else estimate_tier(machine))
 
 
 def find_models_folder() -> Path:

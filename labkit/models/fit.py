@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
 from labkit.models.choice import SHIPPED, find_model, load_reference
-from labkit.models.description import Model, choose_device, find_models_folder, load_description
+from labkit.models.description import Model, choose_gpu, find_models_folder, load_description
 from labkit.units import format_bytes
 
 __all__ = ["Fit", "list_models"]
@@ -67,7 +67,7 @@ def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
 
 
 def _estimate_fit(model: Model, role: str, tier: str, machine: Machine, *, is_taken: bool) -> Fit:
-    name, gpu = choose_device(machine)
+    name, gpu = choose_gpu(machine)
     device = "the CPU" if gpu is None else name
     free_bytes = machine.memory_free_bytes if gpu is None else gpu.memory_bytes
     context = min(CONTEXT_TOKENS, model.config.get("max_position_embeddings") or CONTEXT_TOKENS)

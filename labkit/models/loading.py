@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labkit.allocator import map_large_blocks
 from labkit.errors import ModelError
 from labkit.hardware import probe_machine
-from labkit.models.description import BYTES_PER_VALUE, Model, choose_device, find_models_folder
+from labkit.memory import map_large_blocks
+from labkit.models.description import BYTES_PER_VALUE, Model, choose_gpu, find_models_folder
 from labkit.units import format_bytes
 
 __all__ = ["load_model", "run_explained"]
@@ -28,7 +28,7 @@ def load_model(model: Model, *, device: str | None = None) -> tuple[Any, Any]:
     if "torch" not in sys.modules:  # OpenMP reads it once, when it starts
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if device is None:
-        device, _ = choose_device(probe_machine())
+        device, _ = choose_gpu(probe_machine())
     size = f" ({format_bytes(_estimate_download_bytes(model))})"
     with map_large_blocks():  # so that a lab's clean-up gives the weights back
         loaded, tokenizer = run_explained(
