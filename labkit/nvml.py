@@ -27,7 +27,7 @@ class Nvml:
             self.error = error
 
     def ask(self, name: str, *arguments) -> Any | None:
-        """Call NVML's function `name` and return its answer (text, not bytes), or None; None as well if an argument is."""
+        """Call NVML's function `name` and return its answer (bytes as text), or None; None too if an argument is."""
         if self._binding is None or None in arguments:
             return None
         try:

@@ -366,7 +366,7 @@ def test_a_safetensors_file_that_is_cut_short_or_a_pointer_is_named(monkeypatch,
     whole = (folder / "model-1.safetensors").read_bytes()
     for content in (whole[:-1], whole[:20], b"version https://git-lfs.github.com/spec/v1\noid sha256:1", b""):
         (folder / "model-1.safetensors").write_bytes(content)
-        with pytest.raises(ModelError, match=r"model-1\.safetensors is no complete safetensors file"):
+        with pytest.raises(ModelError, match=r"model-1\.safetensors is not a complete safetensors file"):
             find_model("target", machine=make_machine())
 
 

@@ -1,4 +1,4 @@
-"""What is known of a model from its configuration and the headers of its files, before a weight is loaded?"""
+"""What is known about a model from its configuration and its files' headers, before a weight is loaded?"""
 
 import os
 from dataclasses import dataclass
@@ -22,16 +22,22 @@ __all__ = [
     "load_description",
 ]
 
-BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # of the plain dtypes: any other is packed
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # plain dtypes; all others are packed
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model that can be loaded, known from its configuration alone.
 
-    `source` is "shipped", "local", "random" or "hub"; `dtype` that of the weights in memory ("int4", "int8" or
-    "fp8": packed, as the checkpoint says). `weight_bytes` and `kv_bytes_per_token` are for that dtype; a packed model
-    caches in 16 bits.
+    Attributes:
+        name: what the course calls it.
+        source: "shipped", "local", "random" or "hub".
+        path_or_id: its folder, its configuration ("random"), or its id on the Hub.
+        config: its config.json.
+        num_parameters: its parameters, tied ones once.
+        weight_bytes: nominal bytes of the weights in `dtype`.
+        kv_bytes_per_token: bytes of keys and values that one token adds to the cache; 16 bits each if packed.
+        dtype: that of the weights in memory; "int4", "int8" or "fp8" if the checkpoint is packed.
     """
 
     name: str
@@ -47,8 +53,8 @@ class Model:
 def load_description(folder: Path, *, source: str, machine: Machine) -> Model:
     """Read config.json and the headers of the safetensors files: exact counts and bytes, nothing loaded.
 
-    Raises ModelError for a folder without a configuration, without safetensors (a pickle is never opened), or with a
-    file that is cut short.
+    Raises ModelError if the configuration or the safetensors are missing (a pickle is never opened), or a file is cut
+    short.
     """
     if not (folder / "config.json").is_file():
         step = "run `make models`, or fetch data/models again with git." if source == "shipped" else "check the path."
@@ -75,7 +81,7 @@ def estimate_model(
 ) -> Model:
     """Return the `Model` of a configuration; what is not given is computed from it.
 
-    `dtype` is that of the checkpoint's packed weights, else what this `machine` is fast at.
+    `dtype` defaults to that of packed weights, else to the one that `machine` is fast at.
     """
     for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):  # used where the shape is not needed
         _check_count(config, key)
@@ -90,7 +96,7 @@ def estimate_model(
             is_head_packed=packing.is_head_packed,
         )  # fmt: skip
     kv_bytes = estimate_kv_bytes_per_token(config, bytes_per_value=BYTES_PER_VALUE.get(dtype, 2))
-    if min(num_parameters, weight_bytes, kv_bytes) <= 0:  # such a model would fit anywhere
+    if min(num_parameters, weight_bytes, kv_bytes) <= 0:  # such a model would fit everywhere
         raise ModelError(
             f"{name} would have {num_parameters:,} parameters in {weight_bytes:,} bytes, and {kv_bytes:,} bytes of "
             "cache per token.",
