@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
