@@ -40,11 +40,6 @@ class Perplexity:
     nll_nats: tuple[float, ...]
     num_units: tuple[int, ...]
 
-    @property
-    def nll_per_unit(self) -> float:
-        """Mean negative log-likelihood in nats per unit: the logarithm of the perplexity."""
-        return math.log(self.perplexity)
-
 
 def measure_perplexity(
     model: Any,
