@@ -200,7 +200,7 @@ def _probe_quota() -> float:
         if len(limit) == 2 and limit[0].isdecimal() and int(limit[1] if limit[1].isdecimal() else 0) > 0:
             quotas.append(int(limit[0]) / int(limit[1]))
         quota, period = _read_int(f"{folder}/cpu.cfs_quota_us"), _read_int(f"{folder}/cpu.cfs_period_us")
-        if quota and period:  # -1 means "no limit" and is no digit string
+        if quota and period:  # -1 means "no limit" and not a string of digits
             quotas.append(quota / period)
     return min(quotas)
 
@@ -246,7 +246,7 @@ def _probe_memory() -> tuple[int | None, int | None]:
                 continue
             used = _read_int(f"{folder}/memory.{used_name}") or 0
             cache = [line.split() for line in (_read(f"{folder}/memory.stat") or "").splitlines()]
-            # File pages that nobody uses are given back on demand: the kernel counts them as available too.
+            # Inactive file pages are reclaimed on demand: the kernel counts them as available too.
             used -= max((int(row[1]) for row in cache if row[0] in ("inactive_file", "total_inactive_file")), default=0)
             total = limit
             free = min(total if free is None else free, max(0, limit - used))

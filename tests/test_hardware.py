@@ -196,7 +196,7 @@ def test_openmp_starts_a_thread_for_each_allowed_processor_whatever_the_quota(bu
     assert (probe_machine().cpu.num_cores, probe_machine().cpu.num_threads_default) == (2, 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert probe_machine().cpu.num_threads_default == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "²")  # a digit that is no number
+    monkeypatch.setenv("OMP_NUM_THREADS", "²")  # a digit, but not a number
     assert probe_machine().cpu.num_threads_default == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert probe_machine().cpu.num_threads_default == 8

@@ -193,7 +193,7 @@ def test_an_array_deep_in_a_value_that_outlives_it_is_noticed(build, pick):
     release = measure_release(namespace, "engine")
     assert (release.kept, release.tensor_bytes) == (("engine",), held.nbytes)
     assert "engine is still held by another object" in str(release)
-    namespace = {"engine": build(np.ones(1000))}  # and where nobody holds it, all of it is gone
+    namespace = {"engine": build(np.ones(1000))}  # not held by anything else, all of it is gone
     release = measure_release(namespace, "engine")
     assert (release.is_complete, release.tensor_bytes) == (True, 8000)
 

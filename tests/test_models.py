@@ -345,7 +345,7 @@ class FakeLoaded:
         return self
 
 
-def test_a_home_of_nobody_and_a_name_that_is_too_long_are_sentences(monkeypatch):
+def test_an_unknown_user_s_home_and_a_name_that_is_too_long_are_errors_with_a_sentence(monkeypatch):
     for name in ("~no-such-user/x", "random:~no-such-user/x", "a" * 300, "random:" + "a" * 300):
         monkeypatch.setenv("LABKIT_MODEL", name)
         with pytest.raises(ModelError, match="there is no"):

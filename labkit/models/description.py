@@ -118,7 +118,7 @@ def choose_gpu(machine: Machine) -> tuple[str, Gpu | None]:
 
 
 def _estimate_dtype(machine: Machine) -> str:
-    """Return the dtype of plain weights; LABKIT_TIER alone cannot conjure a GPU."""
+    """Return the dtype of plain weights; LABKIT_TIER does not count without a GPU."""
     return choose_dtype(machine, tier="cpu" if choose_gpu(machine)[1] is None else estimate_tier(machine))
 
 
