@@ -1,7 +1,8 @@
-"""How a number is written: with its unit, and with no more digits than its spread supports.
+"""How is a number written? With its unit, and with no more digits than its spread supports.
 
-Inside labkit there are only seconds and bytes; ms and GiB are born here. `None` stands for a statistic that the
-sample is too small to give, and is written "n too small".
+Inside labkit there are only seconds and bytes; ms and GiB exist only in what is written here. `None` stands for a
+statistic that the sample is too small to give, and is written "n too small". `is_number` and `is_near` say what counts
+as a number, and as the same number, everywhere in labkit.
 """
 
 import math
@@ -16,6 +17,8 @@ __all__ = [
     "format_rate",
     "format_ratio",
     "format_seconds",
+    "is_near",
+    "is_number",
 ]
 
 TOO_SMALL = "n too small"
@@ -30,8 +33,8 @@ def format_number(x: float | None, spread: float | None = None) -> str:
     """Write `x` down to the first digit of `spread`, and no further.
 
     151.26 with spread 3 is "151", with spread 0.04 "151.26". `spread` has the unit of `x`: a standard error, or the
-    width of an interval. Without one (or with 0): three significant digits; an int was counted, and is written in full.
-    An infinite spread leaves the first digit; one that is not a number says nothing.
+    width of an interval. Without one (or with 0) there are three significant digits; an int is a count and is written
+    in full. An infinite spread leaves the first digit; NaN counts as no spread.
     """
     if x is None:
         return TOO_SMALL
@@ -100,6 +103,21 @@ def format_interval(interval: Any, *, write: Callable[[float], str] | None = Non
         width = interval.high - interval.low
         return f"{format_number(interval.low, width)} to {format_number(interval.high, width)}"
     return f"{write(interval.low)} to {write(interval.high)}"
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite int or float that a float can hold; True and False are not numbers."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
+
+
+def is_near(value: Any, other: Any, *, tolerance: float = 1e-6) -> bool:
+    """Tell whether two values are numbers that differ by at most `tolerance` of the larger one."""
+    return is_number(value) and is_number(other) and math.isclose(value, other, rel_tol=tolerance)
 
 
 def _leading_place(x: float) -> int:

@@ -351,6 +351,14 @@ def test_a_command_is_recorded_without_its_secrets(argv, expected):
     assert format_command(argv) == expected
 
 
+@pytest.mark.parametrize("launcher", ["ipykernel_launcher.py", "colab_kernel_launcher.py"])
+def test_the_command_line_of_a_kernel_is_not_recorded(runs, monkeypatch, launcher):
+    monkeypatch.setattr(sys, "argv", [f"/x/{launcher}", "-f", "/tmp/kernel.json", "--Session.key=abc"])
+    record = save()
+    assert record.command == []
+    assert load_records().records == (record,)
+
+
 def test_a_record_names_no_person_and_no_folder(runs, monkeypatch, tmp_path):
     home = tmp_path / "home" / "wilhelmina"
     monkeypatch.setenv("HOME", str(home))
