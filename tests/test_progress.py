@@ -390,12 +390,12 @@ def test_an_export_never_replaces_a_file_that_holds_something_else(home, tmp_pat
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "no regular file"),
-        ("/", "no regular file"),
-        ("pipe", "no regular file"),
+        ("", "not a regular file"),
+        ("/", "not a regular file"),
+        ("pipe", "not a regular file"),
         ("file/x", "File exists|Not a directory"),
         ("a" * 300, "name too long"),
-        ("loop", "loop|no regular file"),
+        ("loop", "loop|not a regular file"),
         ("~nosuchuser/x", "home folder"),
     ],
 )
@@ -464,7 +464,7 @@ def test_an_infinite_number_in_an_imported_event_is_refused_with_its_place(home,
     (tmp_path / "bad.jsonl").write_text(f"{bad}\n")
     result = import_progress(tmp_path / "both.jsonl")
     assert result.events == (good,)
-    assert result.damaged == ((2, "1e999 is larger than any number here"),)
+    assert result.damaged == ((2, "1e999 is larger than any float"),)
     with pytest.raises(ProgressError, match="holds no event of this course .line 1: 1e999"):
         import_progress(tmp_path / "bad.jsonl")
 

@@ -146,8 +146,8 @@ def test_a_folder_that_cannot_be_listed_is_an_error_and_not_an_empty_one(tmp_pat
 def test_what_is_no_file_of_records_is_refused_with_its_reason(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path, reason in (
-        (tmp_path / "pipe.jsonl", "no regular file"),
-        (tmp_path, "no regular file"),
+        (tmp_path / "pipe.jsonl", "not a regular file"),
+        (tmp_path, "not a regular file"),
         (tmp_path / ("a" * 300), "name too long"),
         ("~nosuchuser/x", "home folder of its user is not known"),
     ):
@@ -504,7 +504,7 @@ def test_a_secret_is_found_at_any_depth():
         ("{}", "schema version None"),
         ('{"schema_version": 2}', "schema version 2"),
         ('{"schema_version": 1}', "lacks id"),
-        ('{"schema_version": 1, "x": 1e999}', "1e999 is larger than any number"),
+        ('{"schema_version": 1, "x": 1e999}', "1e999 is larger than any float"),
     ],
 )
 def test_a_damaged_line_is_named_with_its_place_and_skipped(runs, broken, reason):

@@ -104,7 +104,7 @@ def _check_target(target: Path, events: Events) -> None:
         return
     if not target.is_file():
         raise ProgressError(
-            f"{target} is there already and is no regular file.", next_step="Choose the name of a new file."
+            f"{target} already exists and is not a regular file.", next_step="Choose the name of a new file."
         )
     old = _load(target)
     if old.damaged or not {event["id"] for event in old} <= {event["id"] for event in events}:

@@ -328,7 +328,7 @@ def _clean(content: dict) -> dict:
     if secrets := list(find_secrets({key: content[key] for key in ("name", "model", "engines", "settings")}, place="")):
         raise RecordError(
             f"this record was not saved: {'; '.join(secrets)}. Records are made to be shared.",
-            next_step="Leave it out; a setting that is not a secret needs a name without token, key, secret or password.",
+            next_step="Leave it out. A harmless setting needs a name without token, key, secret or password.",
         )
     return {**content, "settings": _shorten(content["settings"])}
 

@@ -40,16 +40,17 @@ _SECRET_NAME = re.compile(
     r"|(api|access|secret|private)keys?|(api|access|private|auth|secret|hf|hub|huggingface|github|gitlab|openai"
     r"|anthropic|wandb|bot|bearer|refresh) (key|token)s?)\b"
 )
-# What describes a secret is not one: its length, the name of its file, how many there are.
-_ABOUT = set(
-    "length size count type dtype name names file path folder policy prompt method mode env variable var header format"
-    " id ids".split()
+# What describes a secret is not one: how many there are, its length, the name of its file.
+_COUNT = "num|max|min|has|is|use|total|no|enable|disable"
+_DESCRIPTION = re.compile(
+    rf"({_COUNT})\b.*|(.* )?(length|size|count|d?type|names?|file|path|folder|policy|prompt|method|mode|env|variable"
+    r"|var|header|format|ids?)"
 )
-_COUNTS = set("num max min has is use total no enable disable".split())
 # "Token" and "key" are also words of the field: a special token, a key to sort by, a part of attention.
-_FIELD = set(
-    "eos bos pad unk stop mask sep cls per first last next image audio video special draft begin end start think prompt"
-    " output input query value sort cache primary foreign group partition hash dict block prefix routing".split()
+_FIELD_NAME = re.compile(
+    rf".*\b({_COUNT}|eos|bos|pad|unk|stop|mask|sep|cls|per|first|last|next|image|audio|video|special|draft|begin|end"
+    r"|start|think|prompt|output|input|query|value|sort|cache|primary|foreign|group|partition|hash|dict|block|prefix"
+    r"|routing) .*"
 )
 _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[A-Z_]+\]|\s*")  # "<|im_end|>", "[PAD]", "\n"
 
@@ -157,13 +158,14 @@ def _holds_secret_json(text: str) -> bool:
 
 def _is_secret(name: str, value: object) -> bool:
     """Tell whether a value under this name is a secret; nothing, True and False never are."""
-    words = _split(name).split()
-    if not value or isinstance(value, bool) or not words or words[-1] in _ABOUT or words[0] in _COUNTS:
+    words = _split(name)
+    if not value or isinstance(value, bool) or _DESCRIPTION.fullmatch(words):
         return False
-    if _SECRET_NAME.search(" ".join(words)):
+    if _SECRET_NAME.search(words):
         return True
     # "Token" or "key" alone: a number under it is a setting.
-    return words[-1] in ("token", "key") and not (_FIELD | _COUNTS) & set(words[:-1]) and _holds_text(value)
+    is_possible = words.split()[-1:] in (["token"], ["key"]) and not _FIELD_NAME.fullmatch(words)
+    return is_possible and _holds_text(value)
 
 
 def _split(name: str) -> str:
