@@ -608,19 +608,19 @@ def measured(minute, value):
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([], Prediction("00.p1", None, None, False)),
-        ([predict(0, None), measured(1, 200)], Prediction("00.p1", None, 200, False, "tok/s")),
-        ([predict(0, 50)], Prediction("00.p1", 50, None, False, "tok/s")),
-        ([predict(0, 50), predict(1, None), measured(2, 200)], Prediction("00.p1", 50, 200, False, "tok/s")),
-        ([predict(0, 50), predict(1, 60), measured(2, 200)], Prediction("00.p1", 60, 200, False, "tok/s")),
-        ([predict(0, 50), measured(1, 200), predict(2, 199)], Prediction("00.p1", 50, 200, False, "tok/s")),
+        ([], Prediction("00.p1", None, None)),
+        ([predict(0, None), measured(1, 200)], Prediction("00.p1", None, 200, "tok/s")),
+        ([predict(0, 50)], Prediction("00.p1", 50, None, "tok/s")),
+        ([predict(0, 50), predict(1, None), measured(2, 200)], Prediction("00.p1", 50, 200, "tok/s")),
+        ([predict(0, 50), predict(1, 60), measured(2, 200)], Prediction("00.p1", 60, 200, "tok/s")),
+        ([predict(0, 50), measured(1, 200), predict(2, 199)], Prediction("00.p1", 50, 200, "tok/s")),
         (
             [predict(0, 50), measured(1, 200), predict(2, 199), measured(3, 210)],
-            Prediction("00.p1", 50, 210, False, "tok/s"),
+            Prediction("00.p1", 50, 210, "tok/s"),
         ),
-        ([measured(1, 200), predict(2, 199), predict(3, 200)], Prediction("00.p1", 199, 200, True, "tok/s")),
-        ([predict(0, None), measured(1, 200), predict(2, 199)], Prediction("00.p1", 199, 200, True, "tok/s")),
-        ([predict(0, 0), measured(1, 200), predict(2, 199)], Prediction("00.p1", 0, 200, False, "tok/s")),
+        ([measured(1, 200), predict(2, 199), predict(3, 200)], Prediction("00.p1", 199, 200, "tok/s", is_late=True)),
+        ([predict(0, None), measured(1, 200), predict(2, 199)], Prediction("00.p1", 199, 200, "tok/s", is_late=True)),
+        ([predict(0, 0), measured(1, 200), predict(2, 199)], Prediction("00.p1", 0, 200, "tok/s")),
     ],
 )
 def test_a_prediction_given_after_the_measurement_never_replaces_an_earlier_one(course, events, expected):
