@@ -11,20 +11,7 @@ import pytest
 
 from labkit import timing
 from labkit.errors import HardwareError, LabkitError
-from labkit.timing import Stopwatch, measure_calls, synchronize
-
-
-class VirtualClock:
-    """Seconds that pass only when somebody says so."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
+from labkit.timing import SimulatedDevice, Stopwatch, VirtualClock, measure_calls, synchronize
 
 
 class AsynchronousDevice:
@@ -38,10 +25,10 @@ class AsynchronousDevice:
 
     def launch(self, work_s, *, launch_s=0.0):
         self.clock.sleep(launch_s)
-        self.busy_until = max(self.busy_until, self.clock.now) + work_s
+        self.busy_until = max(self.busy_until, self.clock()) + work_s
 
     def synchronize(self):
-        self.clock.now = max(self.clock.now, self.busy_until)
+        self.clock.sleep(max(0.0, self.busy_until - self.clock()))
 
     def record_event(self):
         return None
@@ -51,7 +38,7 @@ class DeviceWithEvents(AsynchronousDevice):
     """The same with events like CUDA's, whose host also loses 20 µs whenever it waits."""
 
     def record_event(self):
-        return Event(max(self.clock.now, self.busy_until))
+        return Event(max(self.clock(), self.busy_until))
 
     def synchronize(self):
         super().synchronize()
@@ -123,7 +110,7 @@ def test_the_default_device_waits_for_a_gpu_that_torch_already_uses(monkeypatch)
     assert result.summary.p50 == pytest.approx(0.011)
     gpu.launch(1.0)
     synchronize()
-    assert clock.now >= gpu.busy_until
+    assert clock() >= gpu.busy_until
 
 
 def test_the_default_device_leaves_an_unused_gpu_asleep(monkeypatch):
@@ -143,7 +130,7 @@ def test_events_of_the_device_are_used_where_it_has_them():
 def test_work_that_the_events_do_not_see_is_a_warning():
     clock = VirtualClock()
     device = DeviceWithEvents(clock)
-    device.record_event = lambda: Event(clock.now)  # stands on a stream that does not wait for the work
+    device.record_event = lambda: Event(clock())  # stands on a stream that does not wait for the work
     result = measure_calls(lambda: device.launch(0.010), device=device, clock=clock)
     assert "another stream" in result.warning
 
@@ -238,7 +225,7 @@ def test_options_that_cannot_work_are_refused(options):
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", 3, None])
 def test_an_unknown_device_is_refused_by_name(device):
-    with pytest.raises(LabkitError, match="is no device"):
+    with pytest.raises(LabkitError, match="is not a device"):
         synchronize(device)
 
 
@@ -360,3 +347,51 @@ def test_a_coroutine_that_another_function_gives_back_is_found_at_the_first_warm
 def test_a_result_in_place_of_the_function_is_refused(result):
     with pytest.raises(LabkitError, match="needs a function, and got .*Next: pass the function and not its result"):
         measure_calls(result)
+
+
+# The simulated device
+
+
+def test_a_launch_returns_before_the_work_is_done_and_synchronize_waits_for_it():
+    clock = VirtualClock(start_s=8.0)
+    device = SimulatedDevice(clock, launch_s=0.25)
+    device.launch(2.0)
+    assert clock() == 8.25
+    device.synchronize()
+    assert clock() == 10.25
+
+
+def test_work_queues_behind_earlier_work():
+    clock = VirtualClock()
+    device = SimulatedDevice(clock, launch_s=0.25)
+    device.launch(2.0)
+    device.launch(1.0)
+    device.synchronize()
+    assert clock() == 3.25
+
+
+def test_an_idle_device_starts_at_once_and_only_the_synchronization_itself_costs():
+    clock = VirtualClock()
+    device = SimulatedDevice(clock, launch_s=0.0, synchronize_s=0.125)
+    clock.sleep(5.0)
+    device.synchronize()
+    assert clock() == 5.125
+    device.launch(1.0)
+    device.synchronize()
+    assert clock() == 6.25
+
+
+def test_the_clock_never_goes_back():
+    with pytest.raises(LabkitError, match="cannot sleep for -1"):
+        VirtualClock().sleep(-1)
+
+
+def test_labkits_own_stopwatch_is_not_fooled_by_it():
+    clock = VirtualClock()
+    device = SimulatedDevice(clock, launch_s=20e-6)
+    with Stopwatch(device=device, clock=clock) as watch:
+        device.launch(0.010)
+    assert watch.elapsed_s == pytest.approx(0.01002)
+    timing = measure_calls(lambda: device.launch(0.010), device=device, clock=clock)
+    assert timing.device == "simulated"
+    assert timing.samples_s == pytest.approx([0.01002] * len(timing.samples_s))

@@ -29,7 +29,7 @@ class Calibration:
         num_signless: one of the two is zero, negative or not a number, so that no factor describes them
     """
 
-    predictions: tuple[Guess, ...]
+    predictions: tuple[Prediction, ...]
     num_skipped: int = 0
     num_late: int = 0
     num_signless: int = 0

@@ -136,7 +136,7 @@ def _replace(target: Path, lines: list[str]) -> None:
 def import_progress(path: str | Path) -> Events:
     """Add the events of an exported file that are not here yet (a union: importing twice adds nothing).
 
-    Returns the added events, with the damaged lines of that file. Raises ProgressError for a file that is not an export.
+    Returns the added events, with the damaged lines of that file. Raises ProgressError if the file is no export.
     """
     try:
         path = expand_path(path)
