@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from labkit import cli
-from labkit.cli.front import update_readme
+from labkit.cli import update_readme
 from labkit.errors import LabkitError
 from labkit.progress import append_event, load_course, load_events
 from labkit.quiz import load_questions
@@ -168,7 +168,7 @@ def test_an_error_of_several_lines_is_still_one_line(monkeypatch, capsys):
     def fail(arguments):
         raise LabkitError("two\nlines.", next_step="read\nthem.")
 
-    monkeypatch.setattr("labkit.cli.results._run_list", fail)
+    monkeypatch.setattr("labkit.cli.commands._run_results_list", fail)
     assert cli.main(["results", "list"]) == 2
     assert capsys.readouterr().err == "labkit: two lines. Next: read them.\n"
 
@@ -177,7 +177,7 @@ def test_an_interrupt_is_quiet(monkeypatch):
     def interrupt(arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("labkit.cli.results._run_list", interrupt)
+    monkeypatch.setattr("labkit.cli.commands._run_results_list", interrupt)
     assert cli.main(["results", "list"]) == 130
 
 
@@ -235,7 +235,7 @@ def test_an_error_of_the_system_is_one_line_with_its_file(monkeypatch, capsys):
     def fail(arguments):
         raise OSError(errno.ENAMETOOLONG, "File name too long", "aaa")
 
-    monkeypatch.setattr("labkit.cli.results._run_list", fail)
+    monkeypatch.setattr("labkit.cli.commands._run_results_list", fail)
     assert cli.main(["results", "list"]) == 2
     assert capsys.readouterr().err.startswith("labkit: aaa: File name too long. Next: ")
 
