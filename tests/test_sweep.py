@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -428,41 +427,46 @@ from labkit.results import provenance
 provenance.probe_provenance = lambda: {machine!r}
 from labkit.sweep import run_sweep
 
+num_calls = 0
+
 def measure(point):
-    time.sleep(0.002 * point["batch"])
+    global num_calls
+    num_calls += 1
+    print("visit", flush=True)
+    if num_calls > {num_visits}:
+        sys.stdin.read()  # wait here for the kill
     with open({log!r}, "a") as log:
         print(point["batch"], time.time_ns(), file=log, flush=True)
     return {{"step_s": [float(time.time_ns()), 2.0] * 20}}
 
-print("up", flush=True)
 sweep = run_sweep("killed", measure, [{{"batch": b}} for b in (1, 2, 3, 4)], settings={{}}, num_rounds=60,
                   folder={folder!r}, is_quiet=True)
-print("complete", sweep.num_new, flush=True)
 """
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_random_instants_loses_no_finished_visit_and_repeats_none(tmp_path):
-    code = CHILD.format(machine=MACHINE, log=str(tmp_path / "log"), folder=str(tmp_path / "sweeps"))
-    draw, kills, kept = random.Random(7), 0, {}
-    for _ in range(60):
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert child.stdout.readline() == "up\n"
-        time.sleep(draw.uniform(0.0, 0.25))
-        is_killed = child.poll() is None
-        os.kill(child.pid, signal.SIGKILL) if is_killed else None
-        rest = child.communicate(timeout=60)[0]
-        now = read_visits(tmp_path / "sweeps")
+def test_a_sweep_killed_at_random_times_loses_no_finished_visit_and_repeats_none(tmp_path):
+    draw, kept, num_kills = random.Random(7), {}, 4
+    log, folder = tmp_path / "log", tmp_path / "sweeps"
+    for num_visits in [*(draw.randint(15, 35) for _ in range(num_kills)), 240]:
+        code = CHILD.format(machine=MACHINE, log=str(log), folder=str(folder), num_visits=num_visits)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if num_visits < 240:
+            for _ in range(num_visits - draw.randint(0, 5)):  # it may be anywhere between this visit and the last
+                assert child.stdout.readline() == "visit\n"
+            os.kill(child.pid, signal.SIGKILL)
+        child.communicate(timeout=60)
+        assert child.returncode == (-signal.SIGKILL if num_visits < 240 else 0)
+        now = read_visits(folder)
         assert {key: now[key] for key in kept} == kept, "what was finished is never lost and never measured again"
-        kills, kept = kills + ("complete" not in rest), now
-        if "complete" in rest:
-            break
-    assert kills >= 3, "the test has to kill in the middle"
+        kept = now
     final = run_sweep("killed", None, [{"batch": b} for b in (1, 2, 3, 4)], settings={}, num_rounds=60,
-                      folder=tmp_path / "sweeps", is_quiet=True)  # fmt: skip
+                      folder=folder, is_quiet=True)  # fmt: skip
     assert final.num_new == 0 and final.is_complete and len(final.visits) == 240
-    measured = len((tmp_path / "log").read_text().splitlines())
-    assert 240 <= measured <= 240 + kills, "a kill costs at most the visit that was under way"
+    measured = len(log.read_text().splitlines())
+    assert 240 <= measured <= 240 + num_kills, "a kill costs at most the visit that was under way"
 
 
 def read_visits(folder):
