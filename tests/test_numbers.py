@@ -43,7 +43,7 @@ MEASURED = re.compile(rf"(?<![\w.])(?P<number>\d[\d.,]*\d|\d)(?:\s|&nbsp;|-)?(?P
 _EXAMPLE_01 = "worked example of exercise 01.4: round numbers of an invented log"
 _SIMULATED_01 = "a delay that the simulated device of this lab is set to, not something that was observed"
 NOT_MEASURED: dict[str, dict[str, str]] = {
-    "solutions/src/01_measuring_honestly.py": {
+    "solutions/src/01_measuring_honestly/lab.py": {
         "20 µs": _SIMULATED_01,
         "10 ms": _SIMULATED_01,
         "300 ms": _SIMULATED_01,
@@ -53,24 +53,24 @@ NOT_MEASURED: dict[str, dict[str, str]] = {
         "40 tok/s": _EXAMPLE_01,
         "500 times faster": "quotes a false claim, as an example of what a missing synchronization does",
     },
-    "solutions/src/10_roofline.py": {
+    "solutions/src/10_roofline/lab.py": {
         "1.5 ms": "worked example of section 4: a machine with round numbers",
     },
-    "solutions/src/11_profiling.py": {
+    "solutions/src/11_profiling/lab.py": {
         "10 ms": "the window of a worked example with two made-up streams",
     },
-    "solutions/src/12_hf_vs_vllm.py": {
+    "solutions/src/12_hf_vs_vllm/lab.py": {
         "8.72 ms": "what a tool that counts chunks reported: an example of others, not measured here",
         "3.20 ms": "the true value in the same example of others, not measured here",
     },
-    "solutions/src/13_scaling.py": {
+    "solutions/src/13_scaling/lab.py": {
         "10 ms": "worked example of exercise 13.1: four round steps",
         "6 ms": "an example of what a share of a time is, not observed",
         "600 ms": "an example of what a share of a time is, not observed",
         "20 ms": "the latency limit that the lab sets, a promise to a user",
         "50 ms": "the latency limit in the break-it section, set, not observed",
     },
-    "solutions/src/33_load_testing.py": {
+    "solutions/src/33_load_testing/lab.py": {
         "10 ms": "the bound on the client's send lag, a rule of the course",
         "20 ms": "the delay that the simulated server is set to",
     },
@@ -82,7 +82,7 @@ def load_prose():
     # The table of the load tools is made from its record as a whole, and test_agreement.py compares it.
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     prose = {"README.md": re.sub(r"<!-- agreement -->.*?<!-- /agreement -->", "", readme, flags=re.DOTALL)}
-    for path in sorted((ROOT / "solutions" / "src").glob("[0-9][0-9]_*.py")):
+    for path in sorted((ROOT / "solutions" / "src").glob("[0-9][0-9]_*/lab.py")):
         lines, is_markdown = [], False
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("# %%"):

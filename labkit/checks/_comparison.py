@@ -5,10 +5,9 @@ import statistics
 
 import numpy as np
 
-from labkit.checks._kinds import is_number
 from labkit.checks._student import T_95, estimate_ends
-from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks.cases import fail, is_number
+from labkit.checks.learner import shorten
 
 __all__ = ["COMPARE_MISTAKES", "compare_pairs_by_table", "expect_row", "list_pairs", "make_pairs"]
 

@@ -9,9 +9,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from labkit.checks._kinds import is_number
-from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks.cases import fail, is_number
+from labkit.checks.learner import shorten
 from labkit.stats import estimate_mean_interval
 
 __all__ = ["estimate_coverage", "expect_interval", "find_closest"]

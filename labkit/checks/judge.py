@@ -2,20 +2,27 @@
 
 import dis
 import functools
-import importlib
 import traceback
 import types
 
-from labkit.checks._learner import LearnerFunction, LearnerRaised, NotAttempted
-from labkit.checks._traces import find_learner_lines, format_exception, is_raised_by_learner
-from labkit.checks._words import Verdict
-from labkit.errors import CheckError
+from labkit.checks.cases import CheckEnded
+from labkit.checks.learner import (
+    LearnerFunction,
+    LearnerRaised,
+    NotAttempted,
+    find_learner_lines,
+    format_exception,
+    is_raised_by_learner,
+)
+from labkit.checks.reference import find_exercise, load_reference
+from labkit.environment import load_lab_module
+from labkit.errors import CheckError, InstallError
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.progress import append_event, load_course
+from labkit.progress import append_event
 from labkit.progress.course import Exercise
 from labkit.views import Outcome, view_outcome
 
-__all__ = ["check", "find_check", "find_exercise", "is_accepted", "run_check"]
+__all__ = ["check", "find_check", "is_accepted", "judge", "run_check"]
 
 _STUB_STEPS = {"RESUME", "NOP", "COPY_FREE_VARS", "LOAD_CONST", "POP_TOP", "RETURN_CONST", "RETURN_VALUE"}
 
@@ -27,7 +34,7 @@ def check(exercise: str, answer) -> Outcome:
     or blocked. In strict mode (LABKIT_STRICT=1) anything but passed, or blocked where the course says so, raises.
     """
     card = find_exercise(exercise)
-    outcome = run_check(find_check(exercise), answer)
+    outcome = judge(exercise, answer)
     append_event(
         "attempt", exercise=exercise, version=card.version, outcome=outcome.status, sentence=outcome.sentence,
         **({"measurement": outcome.measurement} if outcome.measurement else {}),
@@ -35,27 +42,13 @@ def check(exercise: str, answer) -> Outcome:
     return view_outcome(exercise, outcome, is_accepted=is_accepted(card, outcome.status))
 
 
-def find_exercise(exercise: str) -> Exercise:
-    """Return the exercise's entry in the course. Raises CheckError when there is none."""
-    cards = [card for lab in load_course().labs for card in lab.exercises]
-    for card in cards:
-        if card.id == exercise:
-            return card
-    same_lab = [card.id for card in cards if card.id.split(".")[0] == str(exercise).split(".")[0]]
-    raise CheckError(
-        f"the course has no exercise {exercise!r}.",
-        next_step=f"use one of {', '.join(same_lab or [card.id for card in cards]) or 'none: run `make labs`'}.",
-    )
-
-
 def find_check(exercise: str):
-    """Return the function check_k of labNN.py for exercise NN.k. Raises CheckError when it is not written."""
+    """Return the function check_k of the lab's checks.py for exercise NN.k. Raises CheckError if it is not there."""
     number, _, k = exercise.partition(".")
-    name = f"labkit.checks.lab{number}"
     try:
-        return getattr(importlib.import_module(name), f"check_{k}")
-    except (ModuleNotFoundError, AttributeError) as error:
-        if isinstance(error, ModuleNotFoundError) and error.name != name:
+        return getattr(load_lab_module(number, "checks"), f"check_{k}")
+    except (InstallError, ModuleNotFoundError, AttributeError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != f"lab{number}.checks":
             raise
         raise CheckError(f"exercise {exercise} has no check.", next_step="please report it.") from None
 
@@ -65,15 +58,22 @@ def is_accepted(card: Exercise, status: str) -> bool:
     return status == "passed" or (status == "blocked" and estimate_tier(probe_machine()) in card.blocked_on)
 
 
-def run_check(function, answer) -> Outcome:
-    """Run one check function on an answer; whatever happens becomes an outcome, and only a real pass is a pass."""
+def judge(exercise: str, answer) -> Outcome:
+    """Judge an answer to an exercise; nothing is shown and nothing is kept."""
+    return run_check(find_check(exercise), answer, exercise=exercise)
+
+
+def run_check(function, answer, *, exercise: str = "") -> Outcome:
+    """Run one check function on an answer; whatever happens becomes an outcome, and only a real pass is a pass.
+
+    `exercise` says which solution and which known mistakes belong to it, if any.
+    """
     if _is_stub(answer):
         return Outcome("not attempted")
-    guarded = LearnerFunction(answer) if _is_function(answer) else answer
     try:
-        outcome = function(guarded)
-    except Verdict as verdict:
-        return verdict.outcome
+        outcome = function(_guard(exercise, answer))
+    except CheckEnded as ended:
+        return ended.outcome
     except NotAttempted:
         return Outcome("not attempted")
     except LearnerRaised as raised:
@@ -83,6 +83,18 @@ def run_check(function, answer) -> Outcome:
     if not isinstance(outcome, Outcome):
         return Outcome("failed", f"the check itself gave no answer ({outcome!r}): report this bug of the course.")
     return outcome
+
+
+def _guard(exercise: str, answer):
+    """Put the functions of an answer, also those of a tuple, behind the guard; anything else stays as it is."""
+    parts = answer if isinstance(answer, tuple) else (answer,)
+    names = load_reference(exercise).answer_names if exercise and any(map(_is_function, parts)) else ()
+    names = names if len(names) == len(parts) else ("",) * len(parts)
+    guarded = tuple(
+        LearnerFunction(part, exercise=exercise, reference_name=name) if _is_function(part) else part
+        for part, name in zip(parts, names, strict=True)
+    )
+    return guarded if isinstance(answer, tuple) else guarded[0]
 
 
 def _judge_crash(error: Exception) -> Outcome:

@@ -5,9 +5,9 @@ import re
 
 from labkit.checks._decode_work import STEP_MISTAKES, STEPS, count_step, draw_config
 from labkit.checks._distance import MADE, NAMES, expect_distance, judge_record
-from labkit.checks._traces import shorten
-from labkit.checks._watch import probe_frames
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks.learner import shorten
+from labkit.checks.tensors import probe_frames
 from labkit.results import load_records
 from labkit.views import Outcome
 

@@ -4,7 +4,6 @@ import math
 import statistics
 from types import SimpleNamespace
 
-from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._phase_1 import MADE
 from labkit.checks._scaling import (
     BATCH_MISTAKES,
@@ -17,8 +16,8 @@ from labkit.checks._scaling import (
     draw_fits,
     draw_spots,
 )
-from labkit.checks._traces import shorten
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_fields, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_answer, expect_cases, expect_fields, expect_function, fail, passed
+from labkit.checks.learner import LearnerFunction, shorten, tidy
 from labkit.checks.milestones import PHASES, expect_claims, find_newest
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval

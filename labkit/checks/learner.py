@@ -1,21 +1,36 @@
-"""The learner's function behind a guard: what it prints, raises or changes becomes a sentence, never a traceback."""
+"""The learner's code: called on copies, kept quiet, bounded in time; whatever it raises becomes one sentence."""
 
 import contextlib
 import copy
 import inspect
 import io
+import linecache
+import os
 import pickle
-from collections.abc import Callable
+import signal
+import sysconfig
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
-from labkit.checks._deadline import OutOfTime, limit_call
-from labkit.checks._traces import format_exception, is_raised_by_learner, shorten
-
-__all__ = ["LearnerEndless", "LearnerFunction", "LearnerRaised", "NotAttempted", "copy_arguments", "tidy"]
+__all__ = ["LIMIT_S", "LearnerEndless", "LearnerFunction", "LearnerRaised", "NotAttempted", "OutOfTime",
+           "copy_arguments", "find_learner_lines", "format_exception", "is_raised_by_learner", "limit_call", "shorten",
+           "tidy"]  # fmt: skip
 
 _MOST_ITEMS = 100_000  # of a generator: an endless one must not hang the check
+# Of this thread. On an AMD EPYC the longest call of a reference solution took 0.54 s, and an endless append() of floats
+# 0.75 GiB in 3 s: far from both.
+LIMIT_S = 10.0
+
+_LABKIT = str(Path(__file__).resolve().parents[1])
+_PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_LABS = f"{os.sep}solutions{os.sep}src{os.sep}"  # the checks of a lab
+_NOT_LEARNER = (*(str(Path(folder)) + os.sep for folder in (_LABKIT, *_PYTHON)), "<frozen")
 
 
 class LearnerRaised(Exception):  # noqa: N818  (it is news about the learner's code, not an error of labkit)
@@ -26,7 +41,7 @@ class LearnerEndless(LearnerRaised):
     """A call used up its time; asking again with other arguments would only take as long."""
 
     @classmethod
-    def make(cls, call: str, error: OutOfTime) -> "LearnerEndless":
+    def make(cls, call: str, error: "OutOfTime") -> "LearnerEndless":
         """Say of which call it is."""
         return cls(f"{call}: {error}: does its loop move on, and does it end?")
 
@@ -39,11 +54,18 @@ class NotAttempted(Exception):  # noqa: N818
 class LearnerFunction:
     """Calls the learner's function on copies of the arguments, keeps it quiet, and tidies what it returns.
 
-    `call` is the text of the last call ("weight_bytes(1000, bits=4)"), for sentences. `changed` is the text of the
-    first call that changed one of its arguments, or "". `was_generator`: it gave its answer piece by piece.
+    Attributes:
+        function: the learner's function.
+        exercise: the exercise that it answers, such as "00.1"; "" outside of a check.
+        reference_name: what the course's solution calls this function.
+        call: text of the last call ("weight_bytes(1000, bits=4)"), for sentences.
+        changed: text of the first call that changed one of its arguments, or "".
+        was_generator: True when it gave its answer piece by piece.
     """
 
     function: Callable
+    exercise: str = ""
+    reference_name: str = ""
     call: str = ""
     changed: str = ""
     was_generator: bool = False
@@ -115,3 +137,74 @@ def _has_changed(before, after) -> bool:
     if hasattr(before, "tobytes") and hasattr(after, "tobytes"):
         return before.tobytes() != after.tobytes()
     return isinstance(before, str | int | float) and before != after and before == before
+
+
+# Time
+
+
+class OutOfTime(BaseException):  # noqa: N818  (like KeyboardInterrupt, it must pass the learner's `except Exception`)
+    """A call used up its time."""
+
+
+@contextlib.contextmanager
+def limit_call() -> Iterator[None]:
+    """Raise OutOfTime where the block has used LIMIT_S of this thread's processor time.
+
+    Time in which the machine does something else does not count, and neither do other threads. Outside of the main
+    thread, and where there are no interval timers, nothing is limited.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+    end_s = time.thread_time() + LIMIT_S
+
+    def look(signum, frame):
+        if time.thread_time() >= end_s:
+            raise OutOfTime(f"it has not returned after {LIMIT_S:g} s of computing")
+
+    handler = signal.signal(signal.SIGPROF, look)
+    tick_s = min(0.5, LIMIT_S)
+    timer = signal.setitimer(signal.ITIMER_PROF, tick_s, tick_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, *timer)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL if handler is None else handler)
+
+
+# Tracebacks
+
+
+def is_raised_by_learner(error: BaseException) -> bool:
+    """Tell whether the innermost line of the traceback is the learner's own."""
+    steps = traceback.extract_tb(error.__traceback__)
+    return bool(steps) and _is_learner_file(steps[-1].filename)
+
+
+def find_learner_lines(error: BaseException) -> list[traceback.FrameSummary]:
+    """Return the lines of the learner's own code in the traceback, outermost first."""
+    return [step for step in traceback.extract_tb(error.__traceback__) if _is_learner_file(step.filename)]
+
+
+def _is_learner_file(filename: str) -> bool:
+    """Tell whether a file is the learner's (a cell, a script), not labkit's, a package's or Python's."""
+    return not filename.startswith(_NOT_LEARNER) and _LABS not in filename
+
+
+def format_exception(error: BaseException) -> str:
+    """Return "ZeroDivisionError: division by zero (your line 3: `return 1 / 0`)" in one line."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = ""
+    text = type(error).__name__ + (f": {shorten(message, 160)}" if message else "")
+    lines = find_learner_lines(error)
+    if not lines:
+        return text
+    source = shorten((linecache.getline(lines[-1].filename, lines[-1].lineno or 0) or lines[-1].line or "").strip(), 60)
+    return f"{text} (your line {lines[-1].lineno}{f': `{source}`' if source else ''})"
+
+
+def shorten(text: str, limit: int) -> str:
+    """Cut a text to at most `limit` characters."""
+    return text if len(text) <= limit else text[: limit - 1] + "…"

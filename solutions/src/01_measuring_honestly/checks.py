@@ -9,13 +9,11 @@ import numpy as np
 from labkit import stats
 from labkit.checks._comparison import COMPARE_MISTAKES, compare_pairs_by_table, expect_row, list_pairs, make_pairs
 from labkit.checks._intervals import expect_interval
-from labkit.checks._kinds import expect_no_generator, is_number
-from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._stopwatch import LAUNCH_S, WAIT_S, find_mistake, run_world
-from labkit.checks._traces import shorten
-from labkit.checks._watch import probe_frames
-from labkit.checks._words import Case, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, is_number, passed
+from labkit.checks.learner import LearnerFunction, shorten, tidy
 from labkit.checks.listings import LIES, SCRIPTS
+from labkit.checks.tensors import probe_frames
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4"]

@@ -7,9 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from labkit.checks._deadline import OutOfTime, limit_call
-from labkit.checks._learner import LearnerEndless, LearnerFunction, copy_arguments
-from labkit.checks._words import fail
+from labkit.checks.cases import fail
+from labkit.checks.learner import LearnerEndless, LearnerFunction, OutOfTime, copy_arguments, limit_call
 
 __all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls", "probe_frames"]
 
@@ -37,7 +36,7 @@ _MODULES = {
     "torch.nn.modules.": "a ready-made module of torch.nn does the work: here the weights are plain tensors.",
     "torch.utils.flop_counter.": "the counter is how the check knows: write the formula, it also works on paper.",
     "labkit.roofline.": "labkit.roofline is the answer itself: write the formula once, then trust the library.",
-    "labkit.checks._": "the check's own code is no answer: write it by hand.",
+    "labkit.checks.": "the check's own code is no answer: write it by hand.",
 }
 
 _OWN = (__name__, limit_call.__module__)  # what runs beside the learner's code while it is watched

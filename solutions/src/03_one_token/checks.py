@@ -4,12 +4,10 @@ from collections.abc import Callable
 
 from labkit.checks import _decoding, _sampling
 from labkit.checks._cost import BYTE_CASES, COST_MISTAKES, NAMES, count_by_flops, count_right
-from labkit.checks._kinds import expect_no_generator
-from labkit.checks._learner import LearnerFunction, NotAttempted, tidy
 from labkit.checks._llama import attend, norm, turn
-from labkit.checks._traces import shorten
-from labkit.checks._watch import expect_by_hand, expect_device, expect_tensors, make_guard
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_answer, expect_cases, expect_function, expect_no_generator, fail, passed
+from labkit.checks.learner import LearnerFunction, NotAttempted, shorten, tidy
+from labkit.checks.tensors import expect_by_hand, expect_device, expect_tensors, make_guard
 from labkit.views import Outcome
 
 __all__ = ["check_1", "check_2", "check_3", "check_4", "check_5"]

@@ -18,11 +18,11 @@ The lab saves two records (lab "11"). "slow_layer": `samples` slow_self_fraction
 
 import random
 
-from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._memory_parts import KEYS, MEMORY, MEMORY_MISTAKES, make_memory_case
 from labkit.checks._nesting import SELF_MISTAKES, TREES, draw_tree, find_self_times
 from labkit.checks._profiles import expect_own, expect_slow_modules
-from labkit.checks._words import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, expect_answer, expect_cases, expect_function, fail, passed
+from labkit.checks.learner import LearnerFunction, tidy
 from labkit.results import load_records
 from labkit.views import Outcome
 

@@ -3,7 +3,7 @@
 import math
 from html import escape
 
-from labkit.checks._traces import shorten
+from labkit.checks.learner import shorten
 from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.progress.events import Events

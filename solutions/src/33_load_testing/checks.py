@@ -7,11 +7,10 @@ The lab saves records (lab "33"): "load" (capacity, clients, rates), "omission",
 from labkit.checks._arrivals import expect_poisson
 from labkit.checks._deltas import READ_CASES, READ_MISTAKES, draw_read_cases
 from labkit.checks._goodput import KNEE_CASES, KNEE_MISTAKES, draw_knee_cases
-from labkit.checks._learner import LearnerFunction
 from labkit.checks._omission import RUN_CASES, RUN_MISTAKES
-from labkit.checks._traces import shorten
 from labkit.checks._tuning import MADE_ROUNDS, draw_rounds, expect_tuning
-from labkit.checks._words import expect_cases, expect_function, fail, passed
+from labkit.checks.cases import expect_cases, expect_function, fail, passed
+from labkit.checks.learner import LearnerFunction, shorten
 from labkit.results import load_records
 from labkit.views import Outcome
 

@@ -1,26 +1,27 @@
 """The words that a lab's checks are written in: passed, fail, block, expect_cases, and a few to look closer.
 
 A check is a function of the learner's answer that returns passed("...") or stops at the first fail("...").
-`labkit/checks/lab00.py` is the model.
+The checks of lab 12 are the model: solutions/src/12_hf_vs_vllm/checks.py.
 """
 
 import contextlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from labkit.checks._learner import LearnerEndless, LearnerFunction, LearnerRaised, NotAttempted
-from labkit.checks._traces import shorten
+from labkit.checks.learner import LearnerEndless, LearnerFunction, LearnerRaised, NotAttempted, shorten
+from labkit.checks.mistakes import find_mistake
 from labkit.views import Outcome
 
-__all__ = ["Case", "Verdict", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function", "fail",
-           "passed"]  # fmt: skip
+__all__ = ["Case", "CheckEnded", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function",
+           "expect_no_generator", "fail", "is_number", "is_same", "passed"]  # fmt: skip
 
 _NOTHING = "nothing came back, is a `return` missing?"
 
 
-class Verdict(Exception):  # noqa: N818
+class CheckEnded(Exception):  # noqa: N818
     """Carries an outcome out of a check."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -45,12 +46,12 @@ def passed(sentence: str, measurement: dict | None = None) -> Outcome:
 
 def fail(sentence: str) -> NoReturn:
     """End the check: the sentence names the mistake and the next step."""
-    raise Verdict(Outcome("failed", sentence))
+    raise CheckEnded(Outcome("failed", sentence))
 
 
 def block(sentence: str) -> NoReturn:
     """End the check: this hardware cannot show it; neither a pass nor a fail."""
-    raise Verdict(Outcome("blocked", sentence))
+    raise CheckEnded(Outcome("blocked", sentence))
 
 
 def expect_function(answer: Any, name: str) -> None:
@@ -59,7 +60,7 @@ def expect_function(answer: Any, name: str) -> None:
         how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without brackets"
         fail(f"the check wants the function itself, and got {_format_kind(answer)}: write {how}.")
     function = getattr(answer.function, "func", answer.function)  # of a functools.partial
-    if str(getattr(function, "__module__", "")).startswith("labkit.checks."):
+    if re.match(r"labkit\.checks\.|lab\d\d\.", str(getattr(function, "__module__", ""))):
         fail("the check's own code is no answer: write it by hand.")
 
 
@@ -88,19 +89,19 @@ def expect_cases(
     *,
     relative: float = 1e-9,
 ) -> None:
-    """Fail unless every case gives its expected answer.
+    """Fail unless every case gives its expected answer; numbers may differ by `relative`.
 
-    `mistakes` are pairs (sentence, wrong function). When an answer differs, the first wrong function that explains
-    *every* answer names the mistake; without one, the case's own `why` does. Numbers may differ by `relative`.
+    When an answer differs, the first known mistake (mistakes.txt, then `mistakes`: pairs of a sentence and a wrong
+    function) that explains *every* answer is named; without one, the case's own `why` is the sentence.
     """
     for case in cases:
         got = function(*case.args, **case.kwargs)
-        if _is_same(got, case.expected, relative=relative):
+        if is_same(got, case.expected, relative=relative):
             continue
         call = function.call
         named = _find_mistake(function, cases, mistakes, relative=relative)
         why = named or _format_difference_of_kind(got, case, cases)
-        if not why and _is_same(got, case.expected, relative=1e-6):
+        if not why and is_same(got, case.expected, relative=1e-6):
             why = "right to the digits of float32: compute in float64, the check looks closer."
         why = why or case.why
         fail(f"{call}: got {shorten(repr(got), 60)}, expected {case.expected!r}" + (f": {why}" if why else "."))
@@ -119,15 +120,22 @@ def _find_mistake(
             raise
         except (LearnerRaised, NotAttempted):
             continue  # the other cases still tell the mistake
+
+    def explains(wrong: Callable) -> bool:
+        guarded = LearnerFunction(wrong)
+        return all(is_same(got, guarded(*case.args, **case.kwargs), relative=relative) for case, got in answers)
+
+    if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):
+        return sentence
     for sentence, wrong in mistakes:
         # A wrong function may be undefined somewhere: then it does not explain the answer.
         with contextlib.suppress(Exception):
-            if all(_is_same(got, wrong(*case.args, **case.kwargs), relative=relative) for case, got in answers):
+            if explains(wrong):
                 return sentence
     return ""
 
 
-def _is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
+def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
     """Tell whether two answers agree: numbers within `relative`, lists and tuples item by item, all else exactly."""
     if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
@@ -143,7 +151,7 @@ def _is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
     if isinstance(expected, tuple | list):
         got = got.tolist() if hasattr(got, "tolist") else got
         is_row = isinstance(got, tuple | list) and len(got) == len(expected)
-        return is_row and all(_is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
+        return is_row and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
     return bool(got == expected)
 
 
@@ -180,3 +188,22 @@ def _format_kind(value: Any) -> str:
     if isinstance(value, tuple | list):
         return f"a row of {len(value)}"
     return f"a {type(value).__name__}"
+
+
+def expect_no_generator(function: LearnerFunction) -> None:
+    """Fail when the learner's function gave its answer by `yield`: the next cell asks for its length or an item."""
+    if function.was_generator:
+        fail(
+            f"`{function.__name__}` gives its answer by a generator (`yield`), which the next cell cannot index: "
+            "return a tuple or a list."
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number that a float can hold; True and False are none."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False

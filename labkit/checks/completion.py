@@ -2,7 +2,8 @@
 
 from html import escape
 
-from labkit.checks._run import find_exercise, is_accepted
+from labkit.checks.judge import is_accepted
+from labkit.checks.reference import find_exercise
 from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.progress.state import ExerciseState, LabState

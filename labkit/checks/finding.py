@@ -3,9 +3,9 @@
 import re
 from collections.abc import Iterable, Iterator
 
-from labkit.checks._numbers import find_numbers, is_quoted
-from labkit.checks._traces import shorten
-from labkit.checks._words import Verdict, fail, passed
+from labkit.checks.cases import CheckEnded, fail, passed
+from labkit.checks.learner import shorten
+from labkit.checks.numbers import find_numbers, is_quoted
 from labkit.errors import CheckError
 from labkit.progress import append_event, load_course
 from labkit.results import load_records
@@ -38,8 +38,8 @@ def run_note(text: str | None, records: Iterable) -> Outcome:
         return Outcome("not attempted")
     try:
         return _judge(text, records)
-    except Verdict as verdict:
-        return verdict.outcome
+    except CheckEnded as ended:
+        return ended.outcome
 
 
 def _judge(text: str, records: Iterable) -> Outcome:
