@@ -257,7 +257,7 @@ def _append_visit_line(path: Path, line: dict, *, num_safe: int) -> None:
         why = "the disk is full" if is_full else f"{path.name} cannot be written ({error.strerror})"
         raise LabkitError(
             f"the last visit was not stored: {why}. {num_safe} finished visits are safe.",
-            next_step="Make room, then run the cell again: it goes on where it stopped.",
+            next_step="Make room, then run the cell again: it resumes where it stopped.",
         ) from error
 
 
@@ -342,7 +342,7 @@ class _ProgressLine:
 
     def __exit__(self, kind: type | None, *_: object) -> None:
         if kind is not None:
-            self._write(f"stopped ({kind.__name__}); what is finished is kept: run it again to go on", is_last=True)
+            self._write(f"stopped ({kind.__name__}); what is finished is kept: run it again to resume", is_last=True)
 
     def show(self, point: dict, number: int, *, left_s: float) -> None:
         """Show which visit starts, and how long the remaining ones may take."""

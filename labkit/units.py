@@ -57,7 +57,7 @@ def format_number(x: float | None, spread: float | None = None) -> str:
 
 
 def format_seconds(s: float | None, *, spread: float | None = None) -> str:
-    """Write seconds as ns, µs, ms or s ("12.3 ms"); from two minutes on as "2 min 05 s" or "3 h 20 min"."""
+    """Write seconds as ns, µs, ms or s ("12.3 ms"), and from two minutes on as "2 min 05 s" or "3 h 20 min"."""
     if s is None:
         return TOO_SMALL
     if math.isfinite(s) and abs(s) >= 119.5:
@@ -95,7 +95,7 @@ def format_ratio(x: float | None, *, spread: float | None = None) -> str:
 def format_interval(interval: Any, *, write: Callable[[float], str] | None = None) -> str:
     """Write an interval (anything with `low` and `high`) as "low to high", and `None` as "n too small".
 
-    `write` formats one end, e.g. `format_seconds`; by default the width of the interval chooses the digits.
+    `write` formats one end, e.g. `format_seconds`; by default the width of the interval determines the digits.
     """
     if interval is None:
         return TOO_SMALL
@@ -131,7 +131,7 @@ def _format_scaled(
     """Write `x` in the largest unit that leaves at least 1, judged after rounding: 0.9999 s is "1.00 s"."""
     if not x:
         return f"0 {zero_unit or units[0][0]}"
-    # float("%.3g") is the number as it will be read: without it 999.96 ms would be "1,000 ms".
+    # float("%.3g") is the number as it will be written: without it 999.96 ms would be "1,000 ms".
     size_read = max(abs(x), abs(float(f"{x:.{DEFAULT_DIGITS}g}")))
     name, scale = next(((n, s) for n, s in reversed(units) if size_read >= s), units[0])
     return f"{format_number(x / scale, spread / scale if spread else None)} {name}"

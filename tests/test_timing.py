@@ -119,7 +119,7 @@ def test_the_default_device_leaves_an_unused_gpu_asleep(monkeypatch):
     synchronize("cpu")
 
 
-def test_events_of_the_device_are_used_where_it_has_them():
+def test_events_of_the_device_are_used_if_it_has_them():
     clock = VirtualClock()
     device = DeviceWithEvents(clock)
     result = measure_calls(lambda: device.launch(0.010), device=device, clock=clock)
@@ -130,7 +130,7 @@ def test_events_of_the_device_are_used_where_it_has_them():
 def test_work_that_the_events_do_not_see_is_a_warning():
     clock = VirtualClock()
     device = DeviceWithEvents(clock)
-    device.record_event = lambda: Event(clock())  # stands on a stream that does not wait for the work
+    device.record_event = lambda: Event(clock())  # on a stream that does not wait for the work
     result = measure_calls(lambda: device.launch(0.010), device=device, clock=clock)
     assert "another stream" in result.warning
 
@@ -138,14 +138,14 @@ def test_work_that_the_events_do_not_see_is_a_warning():
 def test_steady_calls_stop_after_ten_samples_and_half_a_second():
     clock = VirtualClock()
     result = measure_calls(sleeper(clock, itertools.repeat(0.1)), clock=clock)
-    assert len(result.samples_s) == 10  # 0.5 s were over after 5
+    assert len(result.samples_s) == 10  # 0.5 s had passed after 5
     clock = VirtualClock()
     result = measure_calls(sleeper(clock, itertools.repeat(0.01)), clock=clock)
-    assert len(result.samples_s) in (50, 51)  # ten samples were there after 0.1 s
+    assert len(result.samples_s) in (50, 51)  # ten samples were taken after 0.1 s
     assert result.is_stable and result.warning == ""
 
 
-def test_calls_that_never_settle_run_into_the_time_out_with_a_warning():
+def test_calls_that_never_settle_time_out_with_a_warning():
     clock = VirtualClock()
     durations = (0.1 * 1.2**i for i in itertools.count())  # slower and slower
     result = measure_calls(sleeper(clock, durations), clock=clock)
@@ -163,7 +163,7 @@ def test_noisy_calls_stop_when_the_noise_itself_is_stable():
     assert sum(result.samples_s) < 10.0
 
 
-def test_one_very_slow_call_ends_the_measurement_honestly():
+def test_one_very_slow_call_ends_the_measurement_as_not_stable():
     clock = VirtualClock()
     result = measure_calls(sleeper(clock, itertools.repeat(30.0)), clock=clock, num_warmup=0)
     assert result.samples_s == (30.0,)
@@ -181,7 +181,7 @@ def test_warm_up_is_kept_apart_and_every_sample_is_kept():
 
 
 def test_overhead_is_reported_and_not_subtracted():
-    ticks = itertools.count(step=0.001)  # every look at the clock takes 1 ms
+    ticks = itertools.count(step=0.001)  # every reading of the clock takes 1 ms
     result = measure_calls(lambda: None, clock=lambda: next(ticks), max_time_s=1.0)
     assert result.overhead_s == pytest.approx(0.001)
     assert result.summary.p50 == pytest.approx(0.001)
@@ -325,7 +325,7 @@ def test_a_function_whose_call_runs_nothing_is_refused(function, num_warmup):
 
 @pytest.mark.filterwarnings("error")  # a coroutine that is left behind makes Python warn
 @pytest.mark.parametrize("function", [wait_a_moment, count_slowly, count])
-def test_a_coroutine_that_another_function_gives_back_is_found_at_the_first_warm_up_call(function):
+def test_a_coroutine_that_another_function_returns_is_found_at_the_first_warm_up_call(function):
     calls = []
 
     def wrap():
@@ -380,7 +380,7 @@ def test_the_clock_never_goes_back():
         VirtualClock().sleep(-1)
 
 
-def test_labkits_own_stopwatch_is_not_fooled_by_it():
+def test_the_stopwatch_of_labkit_is_not_fooled_by_a_simulated_device():
     clock = VirtualClock()
     device = SimulatedDevice(clock, launch_s=20e-6)
     with Stopwatch(device=device, clock=clock) as watch:

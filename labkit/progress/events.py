@@ -136,7 +136,7 @@ def _replace(target: Path, lines: list[str]) -> None:
 def import_progress(path: str | Path) -> Events:
     """Add the events of an exported file that are not here yet (a union: importing twice adds nothing).
 
-    Returns the added events, with the damaged lines of that file. Raises ProgressError if the file is no export.
+    Returns the added events, with the damaged lines of that file. Raises ProgressError for any other file.
     """
     try:
         path = expand_path(path)
@@ -148,7 +148,7 @@ def import_progress(path: str | Path) -> Events:
     if new.damaged and not new.events:
         line, reason = new.damaged[0]
         raise ProgressError(
-            f"{path} holds no event of this course (line {line}: {reason}).",
+            f"{path} contains no event of this course (line {line}: {reason}).",
             next_step="Name a file that `labkit progress --export` wrote.",
         )
     known = {event["id"] for event in load_events()}

@@ -82,7 +82,7 @@ class Record:
     summary: dict
 
     def to_dict(self) -> dict:
-        """Return the record as it stands in its file."""
+        """Return the record as it is in its file."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod

@@ -57,9 +57,9 @@ _SPECIAL_TOKEN = re.compile(r"<[^<>]*>|\[[A-Z_]+\]|\s*")  # "<|im_end|>", "[PAD]
 # In running text: name=value, name: value, "name": value, --name value.
 _NAMED = re.compile(r"(?<![\w.-])([\w.-]+)(=|[\"']?\s*:\s*|\s+(?!--))(?=\S)")
 _OPTION = re.compile(r"--?[A-Za-z][\w-]*")
-_HEADER_OPTION = re.compile(r"-H.*|--headers?")  # nobody knows the names of all headers: each of them may be secret
+_HEADER_OPTION = re.compile(r"-H.*|--headers?")  # any header may be secret: their names are not all known
 _HEADER_NAME = re.compile(r"([\"']?[\w-]+:\s*)?")
-# What stands before a colon is prose, unless it has the form of a header or stands in quotes.
+# A name before a colon is prose, unless it has the form of a header or is quoted.
 _HEADER = re.compile(r"(?i).*(authorization|api-?key|cookie|token|pass(word|wd|phrase)|pwd)")
 _JSON = re.compile(r"(--?[\w-]+=)?\s*(?=[\[{])")
 
@@ -133,12 +133,12 @@ def _hide(text: str, *, before: str = "") -> str:
         if match.start() == 0 and _HEADER_OPTION.fullmatch(name):
             return line[offset : _HEADER_NAME.match(line, match.end()).end()] + _HIDDEN
         if not value.startswith(_HIDDEN) and _is_secret(name, value) and _is_assignment(match):
-            return line[offset : match.end()] + _HIDDEN  # up to the end: a password may hold any character
+            return line[offset : match.end()] + _HIDDEN  # to the end: a password may contain any character
     return text
 
 
 def _is_assignment(match: re.Match) -> bool:
-    """Tell whether a secret's name and what stands behind it in a text are more than prose or code."""
+    """Tell whether a secret's name and what follows it in a text are more than prose or code."""
     name, sign = match[1], match[2]
     is_certain = bool(_SECRET_NAME.search(_split(name)))
     if name.startswith("-"):

@@ -114,9 +114,9 @@ SCHEMA = {
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 
-def check_schema(content: object, *, schema: dict = SCHEMA, place: str = "") -> list[str]:
+def check_schema(content: object) -> list[str]:
     """Return a sentence for each place where the content departs from the schema; an empty list means it matches."""
-    return list(_find_faults(content, schema, place))
+    return list(_find_faults(content, SCHEMA, ""))
 
 
 def _find_faults(value: object, schema: dict, place: str) -> Iterator[str]:
