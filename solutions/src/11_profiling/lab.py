@@ -379,8 +379,9 @@ if ARE_READY:
 # ### Memory
 #
 # Measured at two contexts. Weights and cache are added up from the tensors themselves and compared with your `memory_parts`;
-# activations are the peak of what one step allocates. On a CPU nothing reports what the allocator keeps, so its slack is
-# in the *rest*, together with Python and the libraries; on a GPU it is shown by itself.
+# activations are the peak of what one step allocates. On a CPU the weights may be mapped from their file: parts that were never
+# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). Nothing there reports
+# what the allocator keeps, so its slack is in the *rest*, together with Python and the libraries; on a GPU it is shown by itself.
 
 # %%
 if ARE_READY:
