@@ -85,10 +85,10 @@ def test_another_right_way_to_the_intensity_passes():
                  "    work = roofline.estimate_decode_step(config | {'model_type': 'llama'}, **given)\n"
                  "    return work.flops, work.weight_bytes + work.kv_bytes"),
         ("10.3", "def f(flops, num_bytes, flop_per_s, byte_per_s, dispatch_s):\n"
-                 "    from labkit.roofline.work import Work\n"
+                 "    from labkit.roofline import Work\n"
                  "    rates = {'flop_per_s': flop_per_s, 'byte_per_s': byte_per_s, 'dispatch_s': dispatch_s}\n"
-                 "    found = roofline.estimate_ceiling(Work(flops, num_bytes, 0, 0), **rates)\n"
-                 "    return found.name, found.seconds"),
+                 "    found = roofline.estimate_time_bound(Work(flops, num_bytes, 0, 0), **rates)\n"
+                 "    return found.limit, found.seconds"),
     ],
 )  # fmt: skip
 def test_the_library_does_not_do_the_exercise(exercise, source):

@@ -13,7 +13,7 @@ _DEFAULT_GROUP = 128  # of AWQ and GPTQ, where the config says nothing
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """What `labkit.roofline.parameters.estimate_packed_bytes` needs, and the name of the format ("fp8", "int4").
+    """What `labkit.roofline.estimate_packed_bytes` needs, and the name of the format ("fp8", "int4").
 
     `group_size`: values of a row that share a scale of `scale_bits` (with its zero); 0: one for each output channel.
     """

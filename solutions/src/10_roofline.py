@@ -43,7 +43,7 @@ from labkit.memory import measure_release
 from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
-from labkit.roofline.ceiling import estimate_utilization
+from labkit.roofline import estimate_utilization
 
 # %%
 machine = probe_machine()
@@ -462,11 +462,11 @@ if ARE_READY:
     points, rates = [], {"flop_per_s": arithmetic.median, "byte_per_s": bandwidth.median}
     for name, work in works.items():
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
-        top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
+        top = roofline.estimate_time_bound(work, **rates, dispatch_s=dispatch.median)
         ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
         points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
         shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
-        print(f"{kind:<8}{LABELS[name]:<13}{top.name:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
+        print(f"{kind:<8}{LABELS[name]:<13}{top.limit:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
 
 # %%
 if ARE_READY:
