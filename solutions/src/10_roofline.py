@@ -34,8 +34,6 @@ from importlib import import_module
 
 from labkit import ceilings, models, plots, published, roofline, stats, timing, units
 from labkit.budget import choose_by_budget
-from labkit.ceilings import steps
-from labkit.ceilings.peaks import find_peak
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.errors import HardwareError
 from labkit.hardware import estimate_tier, probe_machine
@@ -70,7 +68,7 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that
 
 # %%
 gpu_name = machine.gpus[0].name if machine.gpus else "NVIDIA H100 80GB HBM3"
-peak = find_peak(gpu_name)
+peak = published.find_device_peaks(gpu_name)
 print(f"published row of {peak.name}" if peak else f"no published row for {gpu_name}", end="")
 print("" if machine.gpus else " (no GPU is here)")
 if peak:
@@ -368,12 +366,12 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    narrow = steps.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
+    narrow = ceilings.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
     size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
     on, turn = {"dtype": choice.dtype, "device": device, "num_rounds": 1}, {"model": [], "narrow": []}
     turn |= {"copy": [], "GEMV": [], "GEMM": []}
     for _ in range(2 * ROUNDS):
-        step = steps.measure_steps(
+        step = ceilings.measure_steps(
             {"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=1, num_warmup=1
         )
         (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=1)
@@ -386,7 +384,7 @@ if ARE_READY:
 # %%
 UNITS = {"model": "s", "narrow": "s", "copy": "B/s", "GEMV": "B/s", "GEMM": "FLOP/s"}
 if ARE_READY:
-    limits = {name: ceilings.Rate(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
+    limits = {name: ceilings.MeasuredCeiling(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
     for rate in limits.values():
 
         def write(x, unit=rate.unit):
@@ -403,7 +401,7 @@ if ARE_READY:
     num_layers = choice.config["num_hidden_layers"]
     print(f"bandwidth at {units.format_bytes(size)}: that of the {bandwidth.name}")
     print(f"dispatch: {units.format_seconds(dispatch.median / num_layers)} for each of {num_layers} layers")
-    one = steps.measure_op_dispatch(device=device, num_rounds=ROUNDS)
+    one = ceilings.measure_op_dispatch(device=device, num_rounds=ROUNDS)
     print(f"          {units.format_seconds(one.median)} for one operation on a single number")
     print(
         "steady" if not unsteady else f"NOT STEADY: {', '.join(unsteady)}. This machine did something else meanwhile;"
@@ -417,11 +415,11 @@ if ARE_READY:
 if ARE_READY:
     seconds = {"decode_s": turn["model"]}
     for batch in (4, 16):
-        more = steps.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
+        more = ceilings.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
         seconds[f"decode_batch{batch}_s"] = more["model"]
     for tokens in (64, 512):
         num_rounds = choose_by_budget(learner=12, ci=7)
-        seconds[f"prefill{tokens}_s"] = steps.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
+        seconds[f"prefill{tokens}_s"] = ceilings.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
 
 # %%
 if ARE_READY:
@@ -471,8 +469,8 @@ if ARE_READY:
 # %%
 if ARE_READY:
     roofs = [Roof("measured here", arithmetic.median, bandwidth.median)]
-    row = find_peak(machine.gpus[0].name if machine.gpus else machine.cpu.name)
-    row = row or next(one for one in ceilings.load_peaks() if one.name == "AMD EPYC 7763 one core")
+    row = published.find_device_peaks(machine.gpus[0].name if machine.gpus else machine.cpu.name)
+    row = row or next(one for one in published.load_device_peaks() if one.name == "AMD EPYC 7763 one core")
     flop_per_s = row.flop_per_s.get(
         {"bfloat16": "bf16", "float16": "fp16"}.get(choice.dtype, "fp32"), row.flop_per_s["fp32"]
     )
@@ -577,14 +575,14 @@ if ARE_READY:
     small |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     shapes = {name: {**choice.config, **small, **change} for name, change in changes.items()}
     variants = {
-        name: steps.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
+        name: ceilings.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
     }
     for parameter in variants["half zeros"].parameters():
         parameter.data.view(-1)[::2] = 0
 
 # %%
 if ARE_READY:
-    times_s = steps.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
+    times_s = ceilings.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
     second = save_record(
         "10", "layers", model=choice, settings={"shapes": changes, "num_layers": depth, "context_tokens": CONTEXT},
         samples={f"{name.replace(' ', '_')}_s": list(values) for name, values in times_s.items()},
