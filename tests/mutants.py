@@ -302,7 +302,7 @@ def make_context(exercise: Exercise) -> dict:
         from labkit.profiling.puzzle import load_learner
         from labkit.results import save_record
 
-        save_record("11", "slow_layer", samples={"step_s": [0.1]}, settings=make_own(load_learner()))
+        save_record("11", "slow_layer", samples={"step_s": [0.1]}, settings=make_own(load_learner("11")))
     return names
 
 

@@ -7,7 +7,7 @@ from check_bench import UNTOUCHED, Bench, expect_failure, expect_pass
 
 from labkit.checks import _memory_parts, _nesting, _profiles, lab11
 from labkit.profiling import measure_table
-from labkit.profiling.events import Event, measure_self_times
+from labkit.profiling.events import ProfilerEvent, measure_self_times
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner
 from labkit.results import save_record
 
@@ -17,7 +17,7 @@ judge, judge_source, solve = BENCH.judge, BENCH.judge_source, BENCH.solve
 
 
 def save_own(settings=None):
-    settings = settings or _profiles.make_own(load_learner())
+    settings = settings or _profiles.make_own(load_learner("11"))
     return save_record("11", "slow_layer", samples={"step_s": [0.5, 0.1]}, settings=settings)
 
 
@@ -87,7 +87,7 @@ def test_wrong_self_times_have_their_own_sentence(parts, phrase):
 ])  # fmt: skip
 def test_only_one_call_of_each_name_is_named(source):
     def measure(events):
-        return measure_self_times([Event(*event) for event in events])
+        return measure_self_times([ProfilerEvent(*event) for event in events])
 
     names = {"measure": measure}
     exec(source, names)
@@ -113,7 +113,7 @@ def test_the_oracle_of_self_times_agrees_with_the_profiling_room():
     for _ in range(50):
         events = _nesting.draw_tree(draw)
         own = {}
-        for (name, *_), value in zip(events, measure_self_times([Event(*e) for e in events]), strict=True):
+        for (name, *_), value in zip(events, measure_self_times([ProfilerEvent(*e) for e in events]), strict=True):
             own[name] = own.get(name, 0.0) + value
         assert own == pytest.approx(_nesting.find_self_times(events))
     assert any(len(_nesting.draw_tree(draw)) > 10 for _ in range(20)), "trees of some size"
@@ -290,7 +290,7 @@ def test_another_learners_profile_is_refused():
 
 
 def test_another_learners_profile_under_the_own_name_is_refused_too():
-    learner = load_learner()
+    learner = load_learner("11")
     mine = estimate_plant(_profiles.make_own(learner)["modules"], learner=learner)[0]
     others = (_profiles.make_own(f"someone {k}") for k in range(50))
     other = next(one for one in others if _profiles.find_slow(load_calls(one))[0] != mine)
@@ -313,17 +313,17 @@ def test_an_answer_made_for_the_made_up_profiles_fails_on_the_own_one():
 
 
 def test_a_record_without_calls_or_with_too_few_steps_is_told():
-    save_own({"learner": load_learner()})
+    save_own({"learner": load_learner("11")})
     expect_failure(judge("11.4", solve("11.4")), "holds no calls of modules")
-    calls = [call for call in load_calls(_profiles.make_own(load_learner())) if call.step < 2]
-    save_own(format_calls(calls, learner=load_learner()))
+    calls = [call for call in load_calls(_profiles.make_own(load_learner("11"))) if call.step < 2]
+    save_own(format_calls(calls, learner=load_learner("11")))
     expect_failure(judge("11.4", solve("11.4")), "too few steps")
 
 
 def test_the_pass_says_the_sentence_with_the_own_number():
     record = save_own()
     outcome = judge("11.4", solve("11.4"))
-    slow = estimate_plant(record.settings["modules"], learner=load_learner())[0]
+    slow = estimate_plant(record.settings["modules"], learner=load_learner("11"))[0]
     assert f"the slowest part is {slow}, because" in outcome.sentence
     assert outcome.measurement["share"] == pytest.approx(_profiles.find_slow(load_calls(record.settings))[1])
 
