@@ -162,7 +162,7 @@ def load_nsys_sqlite(path: str | Path) -> tuple[ProfilerEvent, ...]:
 def format_commands(*, context_tokens: int = 256, num_steps: int = 20, python: str = "python") -> str:
     """Return the commands that profile decode steps on a machine with an NVIDIA GPU and the Nsight tools, as text."""
     program = f"{python} -m labkit.profiling --context {context_tokens} --steps {num_steps}"
-    return f"""# A timeline of {num_steps} decode steps (only they are recorded), then two tables of it, and a database for
+    return f"""# A timeline of {num_steps} decode steps (only they are recorded), two tables of it, and a database for
 # labkit.profiling.nsight.load_nsys_sqlite:
 nsys profile --trace=cuda,nvtx --capture-range=cudaProfilerApi --capture-range-end=stop \\
     --force-overwrite=true --output=decode {program}
