@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labkit.errors import LabkitError
-from labkit.stats import _t_quantile  # floor 0's own table of Student's t
+from labkit.stats import estimate_t_quantile
 
 __all__ = ["Regimes", "fit_regimes", "format_regimes"]
 
@@ -76,7 +76,7 @@ def fit_regimes(samples: Mapping[float, Sequence[float]], *, shape: str = "max",
     noise = max(squares[best] / df, float(np.mean(variance)))
     # Leaving out one parameter is tested by F(1, df) = t^2, two by F(2, df), whose quantile has a closed form.
     alpha = 1 - confidence
-    one = noise * _t_quantile((1 + confidence) / 2, df) ** 2
+    one = noise * estimate_t_quantile((1 + confidence) / 2, df) ** 2
     two = noise * df * (alpha ** (-2 / df) - 1)
     kept = knees[squares <= squares[best] + one]
     low, high = float(kept[0]), float(kept[-1])
@@ -135,7 +135,7 @@ def _excludes_doubling(x, y, noise, confidence) -> bool:
     """Tell whether every straight line that the samples allow stays below twice its fixed part to the last point."""
     knees = np.geomspace(x[0] / 1e3, x[-1] * 1e3, 4 * _NUM_KNEES)
     _, _, squares = _profile(x, y, knees, "sum")
-    kept = knees[squares <= squares.min() + noise * _t_quantile((1 + confidence) / 2, len(x) - 2) ** 2]
+    kept = knees[squares <= squares.min() + noise * estimate_t_quantile((1 + confidence) / 2, len(x) - 2) ** 2]
     return bool(kept[0] > x[-1])
 
 

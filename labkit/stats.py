@@ -22,6 +22,7 @@ __all__ = [
     "compare",
     "estimate_mean_interval",
     "estimate_percentile_interval",
+    "estimate_t_quantile",
     "summarize",
 ]
 
@@ -124,7 +125,7 @@ def estimate_mean_interval(samples: Sequence[float], *, confidence: float = 0.95
     """
     values = _read_samples(samples, at_least=2)
     _check_confidence(confidence)
-    half = _t_quantile((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = estimate_t_quantile((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return Interval(float(values.mean() - half), float(values.mean() + half), confidence)
 
 
@@ -163,7 +164,7 @@ def compare(
     else:
         error, df = _welch_error(speed_a, speed_b)
     centre = speed_a.mean() - speed_b.mean()
-    half = _t_quantile((1 + confidence) / 2, df) * error
+    half = estimate_t_quantile((1 + confidence) / 2, df) * error
     # A huge spread overflows to an infinite end, which is then what the samples say.
     with np.errstate(over="ignore"):
         low, ratio, high = (float(np.exp(x)) for x in (centre - half, centre, centre + half))
@@ -204,7 +205,7 @@ def _choose_ranks(n: int, p: float, confidence: float) -> tuple[int, int] | None
 
 
 @functools.lru_cache
-def _t_quantile(probability: float, df: int) -> float:
+def estimate_t_quantile(probability: float, df: int) -> float:
     """Return Student's t quantile for a probability of at least one half and whole degrees of freedom.
 
     To df = 200: bisection on the finite series of Abramowitz and Stegun 26.7.3-4. Above: their expansion around the

@@ -1,3 +1,5 @@
+"""Every figure: its look, its finding and its text alternative; samples, predictions and ratios."""
+
 import math
 import re
 from pathlib import Path
@@ -8,13 +10,21 @@ import pytest
 
 from labkit import plots
 from labkit.errors import LabkitError
-from labkit.plots import look, plot_prediction, plot_token_stream
-from labkit.plots.calibration import plot_calibration
-from labkit.plots.curves import plot_curves, plot_scaling
-from labkit.plots.measuring import plot_ratios
-from labkit.plots.roofline import Point, Roof, plot_roofline
-from labkit.plots.steps import plot_step_costs
-from labkit.plots.timeline import plot_memory
+from labkit.plots import (
+    Roof,
+    RooflinePoint,
+    look,
+    plot_calibration,
+    plot_curves,
+    plot_memory,
+    plot_prediction,
+    plot_ratios,
+    plot_roofline,
+    plot_scaling,
+    plot_step_costs,
+    plot_time_order,
+    plot_token_stream,
+)
 from labkit.progress.calibration import Calibration, Guess
 
 NAN = math.nan
@@ -84,8 +94,7 @@ def test_marks_and_text_stand_out_in_both_themes_of_jupyterlab(page):
 
 def test_every_figure_of_the_course_takes_its_colours_from_the_look():
     known = {colour.upper() for colour in (look.ESTIMATE, look.MEASURED, look.NEUTRAL, *look.MORE)}
-    figures = [path for path in Path(look.__file__).parent.glob("*.py") if not path.stem.endswith("_page")]
-    for path in figures:  # a page around a figure has its own paper
+    for path in Path(look.__file__).parent.glob("*.py"):
         found = {colour.upper() for colour in re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8"))}
         assert found <= known, f"{path.name}: {found - known}"
 
@@ -163,7 +172,7 @@ def _curves(points, **options):
         (lambda: plot_step_costs({}, {"a": {1: NAN}}, title="t"), "estimate of a must be finite and above 0"),
         (lambda: plot_roofline([Roof("r", 1e9, 0.0)], [], title="t"), "ceilings of r must be finite and above 0"),
         (lambda: plot_roofline([Roof("r", NAN, 1.0)], [], title="t"), "ceilings of r must be finite and above 0"),
-        (lambda: plot_roofline([], [Point("k", "n", 0.0, 1.0)], title="t"), "k, n must be finite and above 0"),
+        (lambda: plot_roofline([], [RooflinePoint("k", "n", 0.0, 1.0)], title="t"), "k, n must be finite and above 0"),
         (lambda: plot_token_stream([[0.1], [0.1, NAN]], title="t"), "token times of run 2 must be finite"),
         (lambda: plot_prediction([1.0], predicted=NAN, unit="s", title="t"), "prediction must be finite"),
         (lambda: plot_prediction([1.0], predicted="5", unit="s", title="t"), "prediction must be numbers"),
@@ -182,3 +191,51 @@ def test_a_position_of_0_is_drawn_on_a_linear_axis():
     assert figure.layout.xaxis.type != "log"  # a log axis has no place for it
     assert figure.layout.yaxis.type == "log"
     assert plot_step_costs({"a": {1: [0.1]}}, {}, title="t").layout.xaxis.type == "log"
+
+
+# Samples in order of time, and ratios
+
+SMALL = np.random.default_rng(0).normal(0.1, 0.01, 100_000).tolist()
+RUNS = {"empty": {}, "one row": {"plan": [("A", 0.5)]}, "100,000 rows": {"plan": [("A", x) for x in SMALL]}}
+RATIOS = {"empty": [], "one row": [(1.0, 0.9, 1.1)], "100,000 rows": [(x, x - 0.1, x + 0.1) for x in SMALL]}
+
+
+@pytest.mark.parametrize("case", ["empty", "one row", pytest.param("100,000 rows", marks=pytest.mark.slow)])
+def test_samples_in_time_and_ratios_build_and_survive_a_json_round_trip(case):
+    for figure in (
+        plot_time_order(RUNS[case], unit="s", title="A finding"),
+        plot_ratios(RATIOS[case], title="A finding"),
+    ):
+        assert plotly.io.from_json(figure.to_json()) == figure
+        assert figure.layout.title.text == "A finding"
+        assert plots.format_alternative(figure).startswith("A finding. ")
+
+
+def test_samples_stand_in_the_order_of_time_with_one_panel_for_each_run():
+    runs = {"first": [("A", 1.0), ("B", 2.0), ("A", 3.0)], "second": [("B", 4.0)]}
+    figure = plot_time_order(runs, unit="s", title="t")
+    seen = {(trace.name, trace.yaxis): (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert seen["A", "y"] == ([1, 3], [1.0, 3.0])
+    assert seen["B", "y"] == ([2], [2.0])
+    assert seen["B", "y2"] == ([1], [4.0])
+    assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1], "the first run stands on top"
+    assert figure.layout.yaxis2.matches == "y", "both panels have the same scale"
+    assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "s"
+    assert "first, A: n = 2, median 2.00 s" in plots.format_alternative(figure)
+
+
+def test_two_names_differ_in_colour_and_symbol():
+    figure = plot_time_order({"run": [("A", 1.0), ("B", 2.0)]}, unit="s", title="t")
+    first, second = (trace.marker for trace in figure.data)
+    assert first.color != second.color
+    assert first.symbol != second.symbol
+
+
+def test_only_an_interval_that_excludes_one_stands_out():
+    ratios = [(1.0, 0.9, 1.1), (1.2, 1.05, 1.4), (0.9, 0.8, 1.0), (0.5, 0.4, 0.6)]
+    including, excluding = plot_ratios(ratios, title="t").data
+    assert list(including.x) == [1.0, 0.9], "an interval that ends at 1 includes it"
+    assert list(excluding.y) == [2, 4]
+    assert excluding.error_x.array == pytest.approx((0.2, 0.1))
+    assert excluding.error_x.arrayminus == pytest.approx((0.15, 0.1))
+    assert "4 comparisons, with 2 intervals that exclude 1" in plots.format_alternative(plot_ratios(ratios, title="t"))

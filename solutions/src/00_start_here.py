@@ -39,8 +39,7 @@ from labkit.generation import run_generation
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
 from labkit.models import find_model, list_models, load_model
-from labkit.plots import format_alternative, plot_prediction, plot_token_stream
-from labkit.plots.calibration import plot_calibration
+from labkit.plots import format_alternative, plot_calibration, plot_prediction, plot_token_stream
 from labkit.progress.calibration import load_calibration
 from labkit.published import format_comparison, load_claim
 from labkit.quiz import quiz

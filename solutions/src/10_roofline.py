@@ -38,7 +38,7 @@ from labkit.checks import check, complete, predict, ready, reveal
 from labkit.errors import HardwareError
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
+from labkit.plots import Roof, RooflinePoint, plot_bandwidth, plot_roofline
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
 from labkit.roofline import estimate_utilization
@@ -462,7 +462,7 @@ if ARE_READY:
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
         top = roofline.estimate_time_bound(work, **rates, dispatch_s=dispatch.median)
         ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
-        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
+        points.append(RooflinePoint(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
         shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
         print(f"{kind:<8}{LABELS[name]:<13}{top.limit:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
 

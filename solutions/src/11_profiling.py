@@ -35,7 +35,7 @@ from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.timeline import plot_memory, plot_timeline
+from labkit.plots import plot_memory, plot_timeline
 from labkit.profiling import Phases, load_puzzle, measure_table, nsight, run_profile
 from labkit.quality import load_heldout
 from labkit.quiz import quiz

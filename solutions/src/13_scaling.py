@@ -40,7 +40,7 @@ from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.checks.milestones import has_records
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.plots.curves import plot_curves, plot_scaling
+from labkit.plots import plot_curves, plot_scaling
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
