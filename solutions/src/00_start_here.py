@@ -46,7 +46,7 @@ from labkit.quiz import quiz
 from labkit.results import find_record, save_record, verify_record
 from labkit.stats import compare, summarize
 from labkit.units import format_bytes, format_number, format_seconds
-from labkit.views.live import view_live_progress
+from labkit.views import view_live_progress
 
 # %%
 machine = probe_machine()
