@@ -100,7 +100,7 @@ def run_profile(
     """
     if num_steps < 1 or num_warmup < 0:
         raise LabkitError(
-            f"num_steps is {num_steps}, num_warmup {num_warmup}.", next_step="profile at least 1 step after 0 or more."
+            f"num_steps is {num_steps}, num_warmup {num_warmup}.", next_step="use at least 1 step and 0 warm-ups."
         )
     profiler, record_function = _open_profiler(device)
     for _ in range(num_warmup):
