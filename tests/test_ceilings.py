@@ -54,7 +54,7 @@ def test_rates_on_an_asynchronous_device_wait_for_it():
     assert found["b"] == pytest.approx([1e8] * 6)
 
 
-def test_jobs_take_turns_and_each_round_begins_with_another():
+def test_benchmarks_take_turns_and_each_round_starts_with_another():
     clock, seen = VirtualClock(), []
     device = SimulatedDevice(clock, launch_s=0.0)
 
@@ -69,7 +69,7 @@ def test_jobs_take_turns_and_each_round_begins_with_another():
     assert "".join(name for name, _ in seen[-9:]) == "abcbcacab"
 
 
-def test_short_work_is_repeated_until_a_clock_can_see_it():
+def test_short_work_is_repeated_until_a_clock_can_measure_it():
     clock, seen = VirtualClock(), []
     device = SimulatedDevice(clock, launch_s=0.0)
 
@@ -84,7 +84,7 @@ def test_short_work_is_repeated_until_a_clock_can_see_it():
     assert found["a"] == pytest.approx([5e6, 5e6])
 
 
-def test_a_rate_carries_its_samples_their_median_and_its_interval():
+def test_a_ceiling_has_its_samples_their_median_and_its_interval():
     rate = MeasuredCeiling("copy", "B/s", (1.0, 5.0, 2.0, 3.0, 4.0, 9.0), 64)
     assert rate.median == 3.5
     assert (rate.interval.low, rate.interval.high) == (1.0, 9.0)
@@ -175,7 +175,7 @@ def test_every_step_waits_for_the_device_on_both_sides():
 
 
 @pytest.mark.slow
-def test_every_step_sees_the_same_context_and_the_threads_are_given_back(monkeypatch):
+def test_every_step_sees_the_same_context_and_the_threads_are_restored(monkeypatch):
     torch = pytest.importorskip("torch")
     pytest.importorskip("transformers")
     model, lengths, threads = load_random_model(NARROW), [], []
@@ -313,7 +313,7 @@ def test_a_product_runs_at_the_size_that_was_asked_for():
 
 
 @pytest.mark.slow
-def test_formats_that_a_device_has_not_are_refused():
+def test_formats_that_a_device_does_not_have_are_refused():
     pytest.importorskip("torch")
     with pytest.raises(HardwareError, match="TF32"):
         measure_gemm_rate("tf32")
@@ -322,7 +322,7 @@ def test_formats_that_a_device_has_not_are_refused():
 
 
 @pytest.mark.slow
-def test_the_precision_of_float32_is_held_and_given_back(monkeypatch):
+def test_the_precision_of_float32_is_set_and_restored(monkeypatch):
     torch = pytest.importorskip("torch")
     seen, product = [], torch.mm
 
@@ -357,7 +357,7 @@ class FakeGpu(CountingDevice):
 
 
 @pytest.mark.slow
-def test_the_path_of_a_gpu_copies_multiplies_and_waits(monkeypatch):
+def test_on_a_gpu_everything_runs_there_and_is_waited_for(monkeypatch):
     torch = pytest.importorskip("torch")
     threads = torch.get_num_threads()
     device = FakeGpu()
@@ -406,7 +406,7 @@ def test_the_copy_of_a_gpu_moves_what_it_counts():
 
 
 @pytest.mark.slow
-def test_a_format_that_does_not_run_is_told_apart_from_a_mistake(monkeypatch):
+def test_a_format_that_does_not_run_is_a_hardware_error(monkeypatch):
     torch = pytest.importorskip("torch")
 
     def refuse(*args, **kwargs):

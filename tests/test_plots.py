@@ -63,7 +63,7 @@ def test_backgrounds_are_transparent_so_that_both_themes_work():
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
 
 
-def test_a_long_title_goes_on_in_a_second_line_with_room_for_it():
+def test_a_long_title_continues_in_a_second_line_with_room_for_it():
     title = "The first token comes after 17.8 ms, each next one about 10.3 ms later, whatever the prompt's length is"
     figure = plots.plot_samples({"a": [1.0]}, unit="s", title=title)
     lines = figure.layout.title.text.split("<br>")
@@ -105,7 +105,7 @@ def test_the_stream_counts_tokens_from_one():
     assert list(figure.data[0].y) == [1, 2, 3]
 
 
-def test_every_sample_is_a_dot_and_the_interval_stands_beside_it():
+def test_every_sample_is_a_dot_beside_the_interval():
     values = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
     dots, median = plots.plot_samples({"a": values}, unit="s", title="t").data
     assert list(dots.x) == values
@@ -114,7 +114,7 @@ def test_every_sample_is_a_dot_and_the_interval_stands_beside_it():
     assert (median.error_x.arrayminus[0], median.error_x.array[0]) == (2.5, 2.5)
 
 
-def test_too_few_samples_are_said_to_have_no_interval():
+def test_the_figure_says_that_too_few_samples_have_no_interval():
     figure = plots.plot_samples({"a": [1.0, 2.0]}, unit="s", title="t")
     assert "n too small" in plots.format_alternative(figure)
     assert "n = 2" in figure.layout.yaxis.ticktext[0]
@@ -127,7 +127,7 @@ def test_estimate_and_measurement_have_their_own_colours():
     assert colours["sample"] == plots.MEASURED
 
 
-def test_the_labels_under_the_mouse_are_words_with_units():
+def test_hover_labels_are_words_with_units():
     figure = plots.plot_prediction([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], predicted=2.0, unit="tok/s", title="t")
     labels = {trace.name: trace.hovertemplate for trace in figure.data}
     assert labels["median and 95 % interval"].startswith("median 3.50 tok/s (1.00 to 6.00)")
@@ -141,7 +141,7 @@ def test_a_skipped_prediction_draws_nothing_and_says_so():
     assert "No prediction was made" in plots.format_alternative(figure)
 
 
-def test_a_figure_from_elsewhere_has_no_alternative_and_that_is_an_error():
+def test_a_figure_without_a_text_alternative_is_an_error():
     import plotly.graph_objects as go
 
     with pytest.raises(LabkitError, match="no text alternative"):
@@ -211,7 +211,7 @@ def test_samples_in_time_and_ratios_build_and_survive_a_json_round_trip(case):
         assert plots.format_alternative(figure).startswith("A finding. ")
 
 
-def test_samples_stand_in_the_order_of_time_with_one_panel_for_each_run():
+def test_samples_are_in_order_of_time_with_one_panel_per_run():
     runs = {"first": [("A", 1.0), ("B", 2.0), ("A", 3.0)], "second": [("B", 4.0)]}
     figure = plot_time_order(runs, unit="s", title="t")
     seen = {(trace.name, trace.yaxis): (list(trace.x), list(trace.y)) for trace in figure.data}

@@ -37,7 +37,7 @@ def test_each_measured_prediction_counts_once_with_its_sign():
     assert (calibration.n, calibration.num_skipped, calibration.num_late, calibration.num_signless) == (2, 0, 0, 0)
 
 
-def test_what_cannot_be_judged_is_counted_apart():
+def test_predictions_that_cannot_be_judged_are_counted_separately():
     state = state_of(
         ("prediction", "00.p1", None), ("measured", "00.p1", 50.0),  # skipped
         ("measured", "00.p2", 50.0), ("prediction", "00.p2", 50),  # late

@@ -68,12 +68,12 @@ def test_a_point_is_the_geometric_mean_with_its_t_interval():
     assert "n = 3 per point" in format_alternative(figure)
 
 
-def test_one_sample_has_no_interval_and_none_is_invented():
+def test_one_sample_has_no_interval():
     (curve,) = plot_curves({"a": {4: [90.0]}}, **LABELS).data
     assert (curve.error_y.array[0], curve.error_y.arrayminus[0]) == (0, 0)
 
 
-def test_points_stand_in_the_order_of_x_on_an_axis_that_names_what_was_measured():
+def test_points_are_in_order_of_x_and_the_measured_values_are_the_ticks():
     figure = plot_curves({"a": {4: [2.0], 1: [1.0], 16: [3.0]}}, **LABELS)
     assert list(figure.data[0].x) == [1, 4, 16]
     assert figure.layout.xaxis.type == "log"
@@ -98,7 +98,7 @@ def test_throughput_is_batch_over_time_and_both_panels_have_units():
     assert "tok/s" in figure.layout.yaxis2.title.text and "ms" in figure.layout.yaxis.title.text
 
 
-def test_fit_knee_limit_and_sweet_spot_are_drawn_and_said():
+def test_fit_knee_limit_and_sweet_spot_are_drawn_and_described():
     fit = fit_regimes(STEPS, shape="sum")
     figure = plot_scaling(STEPS, title="It bends", fit=fit, limit_s=0.02, sweet_spot=16)
     said = format_alternative(figure)
@@ -115,7 +115,7 @@ def test_fit_knee_limit_and_sweet_spot_are_drawn_and_said():
 
 @pytest.mark.parametrize(("curve", "words"), [(lambda b: 0.008, "flat to the end"),
                                               (lambda b: 0.001 * b, "linear from the start")])  # fmt: skip
-def test_a_knee_that_is_not_there_is_not_drawn(curve, words):
+def test_without_a_knee_none_is_drawn(curve, words):
     steps = {b: [curve(b), 1.01 * curve(b)] for b in STEPS}
     figure = plot_scaling(steps, title="No bend", fit=fit_regimes(steps), limit_s=0.0001)
     assert not [shape for shape in figure.layout.shapes if shape.type == "rect"]

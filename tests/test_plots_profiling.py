@@ -105,7 +105,7 @@ def test_an_event_of_exactly_a_pixel_is_not_narrow_and_such_a_gap_is_kept():
     ]  # fmt: skip
 
 
-def test_in_the_figure_a_pixel_is_a_part_of_the_window_and_hovering_says_what_is_there():
+def test_a_pixel_is_a_fraction_of_the_window_and_hover_text_describes_each_bar():
     tiny = [
         ProfilerEvent("aten::tiny", k * 2e-5, k * 2e-5 + 1e-5) for k in range(50)
     ]  # together less than a pixel of 1 s
@@ -136,7 +136,7 @@ def test_too_many_bars_make_the_pixels_coarser_and_the_caption_says_so(monkeypat
     assert "shorter than 3.12 ms" in plots.format_alternative(figure), "2 pixels of 997 ms: the gaps are 3 ms"
 
 
-def test_rows_are_kinds_threads_and_depths_and_times_begin_at_the_window():
+def test_rows_are_kinds_threads_and_depths_and_times_start_at_the_window():
     events = [
         ProfilerEvent("0", 10.0, 20.0, "step"),
         ProfilerEvent("aten::linear", 11.0, 15.0),
@@ -155,14 +155,14 @@ def test_rows_are_kinds_threads_and_depths_and_times_begin_at_the_window():
     assert all(base >= 0 and base + x <= 1000 for trace in part.data for base, x in zip(trace.base, trace.x))  # noqa: B905
 
 
-def test_what_is_nested_too_deep_is_counted_in_the_caption():
+def test_too_deeply_nested_events_are_counted_in_the_caption():
     events = [ProfilerEvent(f"e{k}", k / 100, 1 - k / 100) for k in range(9)]
     said = plots.format_alternative(plot_timeline(events, title="t", max_depth=6))
     assert "3 more deeply nested events are not drawn" in said
     assert "nested" not in plots.format_alternative(plot_timeline(events, title="t", max_depth=9))
 
 
-def test_the_bars_of_memory_add_up_to_the_whole_and_are_told_in_words():
+def test_the_bars_of_memory_add_up_to_the_whole_and_are_described():
     parts = {"weights": 3 * 2**20, "kv_cache": 2**20, "activations": 2**19, "slack": 0, "rest": 2**21}
     figure = plot_memory({"decode": parts}, title="Weights")
     assert sum(trace.x[0] for trace in figure.data) == pytest.approx(sum(parts.values()) / 2**20)

@@ -33,7 +33,7 @@ def test_every_figure_builds_and_survives_a_json_round_trip(n):
         assert plots.format_alternative(figure).startswith("A finding. ")
 
 
-def test_a_roof_is_a_slope_that_ends_at_the_ridge():
+def test_a_roof_is_a_slope_up_to_the_ridge():
     published = Roof("published", flop_per_s=112e9, byte_per_s=200e9, is_measured=False)
     figure = plot_roofline([ROOF, published], [POINT], title="t")
     mine, theirs = figure.data[:2]
@@ -46,7 +46,7 @@ def test_a_roof_is_a_slope_that_ends_at_the_ridge():
     assert mine.x[0] < 0.5 < mine.x[2], "the lines reach past the points"
 
 
-def test_points_carry_their_interval_and_the_ceiling_that_binds():
+def test_points_have_their_interval_and_their_binding_ceiling():
     figure = plot_roofline([ROOF], [POINT, RooflinePoint("prefill", "512 tokens", 60.0, 50e9)], title="t")
     decode, prefill, limits = figure.data[1:]
     assert (decode.x[0], decode.y[0]) == (0.5, 4e9)
@@ -61,7 +61,7 @@ def test_points_carry_their_interval_and_the_ceiling_that_binds():
     assert "ridge at 4.5 FLOP/byte" in said
 
 
-def test_bandwidth_stands_over_the_working_set_with_the_caches_that_it_crosses():
+def test_bandwidth_is_drawn_over_the_working_set_with_the_caches_in_its_range():
     rates = [MeasuredCeiling("copy", "B/s", tuple(x * 1e9 for x in (20, 21, 22, 23, 24, 25)), 2**27),
              MeasuredCeiling("copy", "B/s", (90e9, 91e9), 2**17)]  # fmt: skip
     caches = (CacheLevel(1, 2**15), CacheLevel(2, 2**19), CacheLevel(3, 2**25))

@@ -91,7 +91,7 @@ def test_a_small_tree_by_hand():
     assert measure_depths(events) == [0, 1, 2, 1, 0, 0, 0, 1]
 
 
-def test_a_call_of_the_same_name_with_company_is_a_call_of_its_own_as_in_torchs_table():
+def test_a_call_inside_one_of_the_same_name_counts_unless_it_is_the_only_child():
     rows = measure_table(
         [ProfilerEvent("arange", 0.0, 8.0), ProfilerEvent("arange", 1.0, 4.0), ProfilerEvent("resize_", 5.0, 6.0)]
     )
@@ -101,7 +101,7 @@ def test_a_call_of_the_same_name_with_company_is_a_call_of_its_own_as_in_torchs_
     ]
 
 
-def test_a_child_that_outlasts_its_parent_by_a_rounding_takes_no_more_than_there_is():
+def test_a_child_that_ends_after_its_parent_counts_up_to_the_end_of_the_parent():
     own = measure_self_times([ProfilerEvent("parent", 0.0, 1.0), ProfilerEvent("child", 0.5, 1.000001)])
     assert own[0] == pytest.approx(0.5)
     assert measure_self_times([]) == []
@@ -203,7 +203,7 @@ def test_host_and_gpu_are_two_processes_with_names_and_without_kernels_there_is_
     assert only == ["host"]
 
 
-def test_a_bare_name_is_saved_beside_the_records_and_any_other_where_it_says(tmp_path, monkeypatch):
+def test_a_name_without_a_folder_is_saved_beside_the_records(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
     assert chrome_trace.save_chrome_trace(EVENTS, "bare.json") == tmp_path / "runs" / "bare.json"
     assert (
@@ -218,7 +218,7 @@ def test_a_trace_may_be_a_bare_list_of_events(tmp_path):
     assert chrome_trace.load_chrome_trace(path) == (ProfilerEvent("x", 2e-6, 5e-6, "operator", 4, None),)
 
 
-def test_an_empty_trace_is_one_too(tmp_path):
+def test_an_empty_trace_is_valid(tmp_path):
     assert chrome_trace.load_chrome_trace(chrome_trace.save_chrome_trace([], tmp_path / "empty.json")) == ()
 
 
@@ -230,14 +230,14 @@ def test_an_empty_trace_is_one_too(tmp_path):
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": "1", "dur": 1, "pid": 1, "tid": 1}]}, "no ts"),
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "dur": 1}]}, "no pid"),
 ])  # fmt: skip
-def test_what_is_no_trace_is_refused_with_the_reason(tmp_path, content, phrase):
+def test_an_invalid_trace_is_refused_with_the_reason(tmp_path, content, phrase):
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
     with pytest.raises(LabkitError, match=phrase):
         chrome_trace.load_chrome_trace(path)
 
 
-def test_a_file_that_is_cut_short_or_missing_is_a_sentence(tmp_path):
+def test_a_truncated_or_missing_file_is_refused_with_a_sentence(tmp_path):
     path = tmp_path / "cut.json"
     path.write_text('{"traceEvents": [')
     for bad in (path, tmp_path / "none.json"):
@@ -297,14 +297,14 @@ def test_a_text_is_read_like_a_file():
     assert nsight.load_nsys_csv(APIS, report="cuda_api_sum")[0].num_calls == 3
 
 
-def test_a_table_without_rows_or_calls_is_no_error(tmp_path):
+def test_a_table_without_rows_or_calls_is_valid(tmp_path):
     header, zero = APIS.splitlines()[0], "0.0,0,0,0.0,0.0,0,0,0.0,cudaFree"
     assert nsight.load_nsys_csv(write(tmp_path, header + "\n"), report="cuda_api_sum") == ()
     (row,) = nsight.load_nsys_csv(str(write(tmp_path, f"\ufeff{header}\n{zero}\n")), report="cuda_api_sum")
     assert (row.num_calls, row.total_s, row.mean_s, row.fraction) == (0, 0.0, 0.0, 0.0)
 
 
-def test_the_unit_of_time_is_the_headers(tmp_path):
+def test_the_unit_of_time_comes_from_the_header(tmp_path):
     text = APIS.replace("(ns)", "(us)")
     assert nsight.load_nsys_csv(write(tmp_path, text), report="cuda_api_sum")[0].total_s == pytest.approx(600e-6)
     with pytest.raises(LabkitError, match="unit"):
@@ -319,7 +319,7 @@ def test_the_unit_of_time_is_the_headers(tmp_path):
     (APIS.replace("600", "many"), "cuda_api_sum", "not a row of numbers"),
     (APIS, "gpu_sum", "the report 'gpu_sum' cannot be read"),
 ])  # fmt: skip
-def test_a_wrong_file_is_named_and_the_next_step_said(tmp_path, text, report, phrase):
+def test_a_wrong_file_is_named_with_the_next_step(tmp_path, text, report, phrase):
     with pytest.raises(LabkitError, match=phrase) as caught:
         nsight.load_nsys_csv(write(tmp_path, text), report=report)
     assert caught.value.next_step
@@ -414,7 +414,7 @@ def test_the_categories_add_up_to_the_whole():
         profiler.estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=110)
 
 
-def test_a_whole_that_is_just_used_up_is_right_and_one_byte_less_or_a_negative_part_is_not():
+def test_parts_may_use_up_the_whole_but_not_exceed_it_or_be_negative():
     sizes = {"weight_bytes": 100, "kv_bytes": 0, "activation_bytes": 5, "reserved_bytes": 140}
     assert profiler.estimate_breakdown(**sizes, used_bytes=140)["rest"] == 0
     with pytest.raises(LabkitError, match="need 140 bytes, but only 139 are in use") as caught:
@@ -512,7 +512,7 @@ def make_profiler(*, is_old=False):
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_kernels_stand_on_their_stream_in_their_step_and_copies_of_ranges_are_left_out(is_old):
+def test_kernels_keep_their_stream_and_step_and_gpu_copies_of_ranges_are_left_out(is_old):
     events = profiler._read_events(make_profiler(is_old=is_old))
     assert sorted((e.kind, e.name, e.thread, e.step) for e in events) == sorted([
         ("step", "0", 1, 0), ("module", "lm_head", 1, 0), ("operator", "aten::mm", 1, 0),
@@ -637,7 +637,7 @@ def test_a_step_that_raises_leaves_no_hook(small):
 
 
 @pytest.mark.slow
-def test_overhead_pairs_both_ways_of_running(small):
+def test_overhead_has_one_pair_of_times_per_round(small):
     overhead = profiler.measure_overhead(small[1].run_decode, num_pairs=3, steps_per_pair=2)
     assert len(overhead.plain_s) == len(overhead.profiled_s) == 3
     assert min(overhead.plain_s + overhead.profiled_s) > 0

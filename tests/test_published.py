@@ -18,7 +18,7 @@ MINE = SimpleNamespace(
 )  # fmt: skip
 
 
-def test_a_claim_carries_its_set_up_and_its_source():
+def test_a_claim_has_its_setup_and_its_source():
     claim = load_claim("gpt-fast-bf16-decode")
     assert (claim.value, claim.unit) == ("104.9", "tok/s")
     assert "A100-80G" in claim.setup and "gpt-fast README" in claim.source
@@ -102,7 +102,7 @@ def test_a_row_is_plausible(one):
     assert 50 <= one.power_w <= 1200
 
 
-def test_newer_boards_of_a_line_are_not_slower():
+def test_newer_boards_of_a_series_are_not_slower():
     line = [peak(name) for name in ("T4", "A10", "A100 SXM 40GB", "A100 SXM 80GB", "H100 SXM", "H200 SXM", "B200")]
     for key in ("byte_per_s", "memory_bytes"):
         values = [getattr(one, key) for one in line]
@@ -133,7 +133,7 @@ def test_newer_boards_of_a_line_are_not_slower():
         ("NVIDIA GeForce RTX 3090", None),
     ],
 )
-def test_a_device_is_found_as_its_driver_names_it_and_never_by_half(driver_name, row):
+def test_a_device_is_found_by_the_full_name_that_its_driver_reports(driver_name, row):
     found = find_device_peaks(driver_name)
     assert (found and found.name) == row
 

@@ -167,7 +167,7 @@ def test_parameter_counts_equal_the_published_totals(config, total):
     assert estimate_num_parameters(config) == total
 
 
-def test_untying_the_embeddings_adds_one_more_table():
+def test_untied_embeddings_add_one_table():
     untied = estimate_num_parameters(QWEN3_06B | {"tie_word_embeddings": False})
     assert untied - estimate_num_parameters(QWEN3_06B) == 151_936 * 1024
 
@@ -232,7 +232,7 @@ SILENT = {"hidden_size": 1024, "intermediate_size": 96, "num_hidden_layers": 2, 
 @pytest.mark.parametrize("how", ["as written", "as saved"])
 @pytest.mark.parametrize("more", [{}, {"attention_bias": True}, {"mlp_bias": True}, {"tie_word_embeddings": True}])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_what_a_config_leaves_out_is_what_transformers_own_class_assumes(family, more, how):
+def test_a_value_missing_from_a_config_is_the_default_of_transformers(family, more, how):
     """Mistral's 8 key/value heads, Qwen3's head_dim of 128; and a setting that a class ignores adds nothing."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -251,7 +251,7 @@ def test_what_a_config_leaves_out_is_what_transformers_own_class_assumes(family,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_the_window_that_a_config_leaves_out_is_that_of_transformers_own_class(family):
+def test_a_window_missing_from_a_config_is_the_default_of_transformers(family):
     transformers = pytest.importorskip("transformers")
     own = getattr(transformers.AutoConfig.for_model(family), "sliding_window", None)
     assert read_window({"model_type": family}) == (own or None)
@@ -453,7 +453,7 @@ def test_gpt_fasts_published_decode_is_most_of_its_bandwidth():
         lambda: estimate_utilization([], ideal_s=1),
     ],
 )
-def test_nonsense_is_refused(call):
+def test_invalid_arguments_are_refused(call):
     with pytest.raises(LabkitError):
         call()
 

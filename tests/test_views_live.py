@@ -99,7 +99,7 @@ def watch(path, *, seen, num_looks, change):
     return told
 
 
-def test_the_watch_tells_of_each_change_once_and_of_nothing_else(tmp_path):
+def test_the_watch_reports_each_change_once_and_nothing_else(tmp_path):
     path = tmp_path / "progress.jsonl"
 
     def change(look):
@@ -114,7 +114,7 @@ def test_the_watch_tells_of_each_change_once_and_of_nothing_else(tmp_path):
     assert watch(path, seen=None, num_looks=7, change=change) == [2, 4, 5]
 
 
-def test_what_happened_between_reading_and_watching_is_told(tmp_path):
+def test_a_change_between_reading_and_watching_is_noticed(tmp_path):
     path = tmp_path / "progress.jsonl"
     path.write_text("a")
     assert watch(path, seen=None, num_looks=3, change=lambda look: None) == [1]

@@ -125,7 +125,7 @@ def plot_scaling(
         _add_label(figure, f"limit {format_number(1e3 * limit_s)} ms", y=math.log10(1e3 * limit_s))
         said.append(f"the limit is {format_number(1e3 * limit_s)} ms")
     if sweet_spot is not None:
-        mark = {"symbol": "star", "size": 17, "color": "#E69F00", "line": {"color": NEUTRAL, "width": 1}}
+        mark = {"symbol": "star", "size": 17, "color": MORE[2], "line": {"color": NEUTRAL, "width": 1}}
         for axis, points in (("y2", rates), ("y", times)):
             figure.add_scatter(x=[sweet_spot], y=[_average(points[sweet_spot])[0]], mode="markers", marker=mark,
                                yaxis=axis, name=f"sweet spot: batch {sweet_spot}", showlegend=axis == "y2")  # fmt: skip
