@@ -218,7 +218,7 @@ def test_samples_are_in_order_of_time_with_one_panel_per_run():
     assert seen["A", "y"] == ([1, 3], [1.0, 3.0])
     assert seen["B", "y"] == ([2], [2.0])
     assert seen["B", "y2"] == ([1], [4.0])
-    assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1], "the first run stands on top"
+    assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1], "the first run is on top"
     assert figure.layout.yaxis2.matches == "y", "both panels have the same scale"
     assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "s"
     assert "first, A: n = 2, median 2.00 s" in plots.format_alternative(figure)
@@ -231,7 +231,7 @@ def test_two_names_differ_in_colour_and_symbol():
     assert first.symbol != second.symbol
 
 
-def test_only_an_interval_that_excludes_one_stands_out():
+def test_only_intervals_that_exclude_one_are_highlighted():
     ratios = [(1.0, 0.9, 1.1), (1.2, 1.05, 1.4), (0.9, 0.8, 1.0), (0.5, 0.4, 0.6)]
     including, excluding = plot_ratios(ratios, title="t").data
     assert list(including.x) == [1.0, 0.9], "an interval that ends at 1 includes it"

@@ -1,4 +1,4 @@
-"""The live progress view: what it is sent, when it is told, and what stands there without it."""
+"""The live progress view: what it is sent, when it updates, and what is shown without it."""
 
 import json
 import os

@@ -98,7 +98,7 @@ def measure_self_times(events: Sequence[ProfilerEvent]) -> list[float]:
     A child that ends after its parent, because of the clock's rounding, counts up to the end of the parent.
     """
     own = [event.duration_s for event in events]
-    for child, parent in enumerate(_find_parents(events)):
+    for child, parent in _find_parents(events).items():
         if parent is not None:
             own[parent] -= min(events[child].end_s, events[parent].end_s) - events[child].start_s
     return own
@@ -106,33 +106,25 @@ def measure_self_times(events: Sequence[ProfilerEvent]) -> list[float]:
 
 def measure_depths(events: Sequence[ProfilerEvent]) -> list[int]:
     """Return for each event the number of events of its thread that enclose it, 0 for an outermost one."""
-    parents = _find_parents(events)
-    depths: list[int | None] = [None] * len(events)
-    for index in range(len(events)):
-        chain, at = [], index
-        while depths[at] is None and parents[at] is not None:
-            chain.append(at)
-            at = parents[at]
-        depth = depths[at] = depths[at] or 0
-        for number, below in enumerate(reversed(chain), start=1):
-            depths[below] = depth + number
-    return depths
+    depths: dict[int, int] = {}
+    for index, parent in _find_parents(events).items():
+        depths[index] = 0 if parent is None else depths[parent] + 1
+    return [depths[index] for index in range(len(events))]
 
 
 def measure_table(events: Sequence[ProfilerEvent]) -> tuple[ProfileRow, ...]:
     """Return one row per name, largest self time first."""
     rows: dict[str, list] = {}
-    parents = _find_parents(events)
-    num_children = collections.Counter(parents)
-    for event, parent, self_s in zip(events, parents, measure_self_times(events), strict=True):
-        row = rows.setdefault(event.name, [0, 0.0, 0.0])
-        row[2] += self_s
+    parents, own = _find_parents(events), measure_self_times(events)
+    num_children = collections.Counter(parents.values())
+    for index, event in enumerate(events):
+        row, parent = rows.setdefault(event.name, [0, 0.0, 0.0]), parents[index]
+        row[2] += own[index]
         if parent is None or events[parent].name != event.name or num_children[parent] > 1:
             row[0] += 1
             row[1] += event.duration_s
-    return tuple(
-        sorted((ProfileRow(name, *row) for name, row in rows.items()), key=lambda row: (-row.self_s, row.name))
-    )
+    found = (ProfileRow(name, *row) for name, row in rows.items())
+    return tuple(sorted(found, key=lambda row: (-row.self_s, row.name)))
 
 
 def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, end_s: float) -> IdleTime:
@@ -142,9 +134,7 @@ def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, en
     and the rest is Python and dispatch; on a GPU they are the kernels of all streams.
     """
     if not end_s > start_s:
-        raise LabkitError(
-            f"the window runs from {start_s} to {end_s} s.", next_step="give an end that is after the start."
-        )
+        raise LabkitError(f"the window runs from {start_s} to {end_s} s.", next_step="give an end after the start.")
     gaps, reached = [], start_s
     for start, end in sorted(one for one in intervals if one[1] > one[0]):
         if start >= end_s:
@@ -157,9 +147,9 @@ def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, en
     return IdleTime(sum(end - start for start, end in gaps), end_s - start_s, tuple(gaps))
 
 
-def _find_parents(events: Sequence[ProfilerEvent]) -> list[int | None]:
-    """Return for each event the index of the innermost event of its thread in which it starts, or None."""
-    parents: list[int | None] = [None] * len(events)
+def _find_parents(events: Sequence[ProfilerEvent]) -> dict[int, int | None]:
+    """Return {index: index of the innermost event of its thread in which it starts, or None}, parents first."""
+    parents: dict[int, int | None] = {}
     # Of two events that start together the longer one is the parent; of two equal ones, the first given.
     order = sorted(range(len(events)), key=lambda k: (str(events[k].thread), events[k].start_s, -events[k].end_s, k))
     stack: list[int] = []

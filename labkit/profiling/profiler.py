@@ -18,6 +18,7 @@ The whole is what the system reports as used: NVML on a GPU (all processes), res
 import contextlib
 import os
 import re
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,9 +100,7 @@ def run_profile(
     "module" (on a GPU each range then waits for the device). `device` as in `labkit.timing`.
     """
     if num_steps < 1 or num_warmup < 0:
-        raise LabkitError(
-            f"num_steps is {num_steps}, num_warmup {num_warmup}.", next_step="use at least 1 step and 0 warm-ups."
-        )
+        raise LabkitError(f"num_steps is {num_steps}, num_warmup {num_warmup}.", next_step="use at least 1 and 0.")
     profiler, record_function = _open_profiler(device)
     for _ in range(num_warmup):
         function()
@@ -131,9 +130,10 @@ def measure_overhead(
         for is_profiled in (number % 2 == 0, number % 2 == 1):  # pairs start with either in turns
             if is_profiled:
                 profile = run_profile(function, num_steps=steps_per_pair, num_warmup=1, model=model, device=device)
-                profiled_s.append(_median(profile.step_s))
+                profiled_s.append(statistics.median_high(profile.step_s))
             else:
-                plain_s.append(_median([_time_call(function, device) for _ in range(steps_per_pair + 2)][2:]))
+                times = [_time_call(function, device) for _ in range(steps_per_pair + 2)]
+                plain_s.append(statistics.median_high(times[2:]))
     return ProfilerOverhead(tuple(plain_s), tuple(profiled_s))
 
 
@@ -231,10 +231,6 @@ def _time_call(function: Callable[[], object], device: str) -> float:
     function()
     synchronize(device)
     return time.perf_counter() - begin_s
-
-
-def _median(values) -> float:
-    return sorted(values)[len(values) // 2]
 
 
 def _open_profiler(device: str, **options):
