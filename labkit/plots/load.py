@@ -1,7 +1,5 @@
 """What does a load run look like? Waits over time, latencies as shares, requests in flight, and one page with all."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Sequence
