@@ -6,13 +6,14 @@ and every range; `measure_overhead` runs the same steps with and without it, in 
 
 Memory: categories in bytes that add up to all that is in use.
 
-    weights       the parameters, tied ones once
+    weights       the parameters, tied ones once; on a CPU only the bytes that are resident
     kv_cache      keys and values of the tokens so far
     activations   what a step holds at its peak beyond those two, and then frees
     slack         reserved by torch's allocator but used by no tensor (GPU)
     rest          everything else: Python, libraries, the CUDA context; on a CPU also the slack of the allocator
 
-The whole is what the system reports as used: NVML on a GPU (all processes), resident memory (RSS) on a CPU.
+The whole is what the system reports as used: NVML on a GPU (all processes), resident memory (RSS) on a CPU. RSS does not
+include what is mapped from a file and was never read, so only resident weights count there.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from labkit.errors import InstallError, LabkitError
-from labkit.memory import probe_memory
+from labkit.memory import measure_tensor_bytes, probe_memory
 from labkit.profiling.events import IdleTime, ProfilerEvent, ProfileRow, measure_idle, measure_table
 from labkit.timing import synchronize
 
@@ -163,10 +164,12 @@ def estimate_breakdown(
 
 
 def measure_weight_bytes(model) -> int:
-    """Return the bytes of a torch module's parameters and buffers, with shared tensors counted once."""
-    tensors = (*model.parameters(), *model.buffers())
-    seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
-    return sum(seen.values())
+    """Return how many bytes of a torch module's parameters and buffers are resident, with shared tensors counted once.
+
+    All bytes count on a GPU, and if the system does not report which pages are in memory (macOS).
+    """
+    nominal_bytes, resident_bytes = measure_tensor_bytes((*model.parameters(), *model.buffers()))
+    return nominal_bytes if resident_bytes is None else resident_bytes
 
 
 def measure_activation_peak(function: Callable[[], object], *, device: str = "cpu") -> int:
