@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from labkit import ceilings
-from labkit.asynchronous import SimulatedDevice, VirtualClock
 from labkit.ceilings import (
     CacheLevel,
     MeasuredCeiling,
@@ -24,6 +23,7 @@ from labkit.ceilings import (
 )
 from labkit.errors import HardwareError, LabkitError, ModelError
 from labkit.roofline import estimate_decode_step, estimate_num_parameters
+from labkit.timing import SimulatedDevice, VirtualClock
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = json.loads((ROOT / "data" / "models" / "python-11m" / "config.json").read_text())

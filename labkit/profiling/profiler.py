@@ -12,8 +12,8 @@ Memory: categories in bytes that add up to all that is in use.
     slack         reserved by torch's allocator but used by no tensor (GPU)
     rest          everything else: Python, libraries, the CUDA context; on a CPU also the slack of the allocator
 
-The whole is what the system reports as used: NVML on a GPU (all processes), resident memory (RSS) on a CPU. RSS does not
-include what is mapped from a file and was never read, so only resident weights count there.
+The whole is what the system reports as used: NVML on a GPU (all processes), resident memory (RSS) on a CPU. RSS leaves
+out what is mapped from a file and was never read, so only resident weights count there.
 """
 
 import contextlib
