@@ -1,7 +1,7 @@
-"""Do I know it? Five interview questions for each lab: choice, numeric and open, graded like a check.
+"""Do I know it? Five interview questions per lab (choice, numeric and open), graded like a check.
 
-The bank is quiz.json in the folder of the lab; a question is shown without its answer, and a wrong answer gets its own
-explanation.
+The questions are in quiz.json in the lab's folder. A question is shown without its answer, and each wrong option has
+its own explanation.
 """
 
 import json
@@ -17,9 +17,9 @@ from labkit.views import Outcome, format_code, format_plain, view_html, view_out
 
 __all__ = ["Question", "draw_questions", "format_question", "load_questions", "quiz", "run_quiz", "save_answer"]
 
-MIN_WORDS = 20  # of an open answer
+MIN_WORDS = 20  # in an open answer
 LEVELS = ("beginner", "intermediate", "advanced")
-# A comma stands between thousands (1,250) and nowhere else: in 0,5 it would be a decimal point.
+# A comma may only separate thousands (1,250): in 0,5 it would be a decimal point.
 _NUMBER = re.compile(r"\s*([-+−]?(?:[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?|\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*(.*?)\s*")
 _SAME_UNITS = {
     "tokens/s": "tok/s", "token/s": "tok/s", "tok/sec": "tok/s", "tokens per second": "tok/s", "percent": "%",
@@ -29,7 +29,7 @@ _SAME_UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of the bank; which fields are filled depends on `kind`.
+    """One quiz question; which fields are set depends on `kind`.
 
     Attributes:
         id: such as "00.q1".
@@ -37,13 +37,13 @@ class Question:
         kind: choice, numeric or open.
         topic: what it is about, in a few words.
         question: its text.
-        answer: the letter of a choice, or a number in `unit`; None for an open question.
-        options: pairs (letter, text) of a choice.
-        tolerance: how far a number may be off, in `unit`.
-        unit: of a numeric answer.
+        answer: the letter of the right option, or a number in `unit`; None for an open question.
+        options: pairs (letter, text) of a choice question.
+        tolerance: largest accepted error of a number, in `unit`.
+        unit: unit of a numeric answer.
         right: why the right answer is right.
-        hint: for a wrong number that is not a known mistake.
-        wrong: pairs (letter or number, sentence): what is wrong with it.
+        hint: shown for a wrong number that is not a known mistake.
+        wrong: pairs (letter or number, sentence that says what is wrong with it).
         model_answer: shown after an open answer.
     """
 
@@ -63,11 +63,11 @@ class Question:
 
 
 def quiz(question_id: str, answer: str | float | None = None) -> Outcome | None:
-    """Show a question ("00.q1"), or grade an answer to it and keep it in the progress.
+    """Show a question ("00.q1"), or grade an answer to it and save it in the progress.
 
-    Choice: the letter. Numeric: the number, in the unit that the question names. Open: 20 words or more, then the model
-    answer is shown. Strict mode (LABKIT_STRICT=1) raises CheckFailed for a wrong answer. Raises CheckError for an
-    unknown question.
+    Answer a choice question with the letter, a numeric one with a number in the unit that it names, and an open one
+    with 20 words or more, after which the model answer is shown. Strict mode (LABKIT_STRICT=1) raises CheckFailed for a
+    wrong answer. Raises CheckError for an unknown question.
     """
     question = _find_question(question_id)
     html = format_question(question)
@@ -85,7 +85,7 @@ def quiz(question_id: str, answer: str | float | None = None) -> Outcome | None:
 
 
 def load_questions(lab: str) -> tuple[Question, ...]:
-    """Load the questions of a lab ("00") from its folder. Raises CheckError when the bank is missing or damaged."""
+    """Load the questions of a lab ("00") from its folder. Raises CheckError if quiz.json is missing or damaged."""
     try:
         path = find_lab_folder(lab) / "quiz.json"
         entries = json.loads(path.read_text(encoding="utf-8"))["questions"]
@@ -95,17 +95,17 @@ def load_questions(lab: str) -> tuple[Question, ...]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckError(
             f"{path.parent.name}/quiz.json is damaged ({type(error).__name__}: {error}).",
-            next_step="get the file from the course again.",
+            next_step="download the file from the course again.",
         ) from error
 
 
 def draw_questions(num_questions: int = 5, *, lab: str | None = None) -> tuple[Question, ...]:
-    """Choose questions of the finished labs, weakest first: last answered wrong, then never, then longest ago.
+    """Choose questions from finished labs, weakest first: last answered wrong, then never answered, then longest ago.
 
-    Of two such questions the one that failed more often comes first. Without a finished lab there are none. `lab`
-    ("00") names one lab instead, finished or not.
+    Within a group, questions that failed more often come first. Without a finished lab the result is empty. `lab`
+    ("00") selects one lab instead, finished or not.
     """
-    # A later version, or a foreign file that was imported, may know more outcomes: they say nothing here.
+    # Other outcomes, from a later version or an imported file, are ignored.
     known = ("failed", "", "passed")
     events = [event for event in load_events() if event["kind"] == "quiz" and event.get("outcome") in known]
     state = estimate_state(load_course(), load_events())
@@ -122,7 +122,7 @@ def draw_questions(num_questions: int = 5, *, lab: str | None = None) -> tuple[Q
 
 
 def save_answer(question: Question, answer: str | float) -> Outcome:
-    """Grade one answer and keep it in the progress; nothing is shown."""
+    """Grade one answer and save it in the progress without showing anything."""
     outcome = run_quiz(question, answer)
     fields = {"exercise": question.id, "outcome": outcome.status, "sentence": outcome.sentence, "topic": question.topic}
     if isinstance(answer, str | int | float):
@@ -133,12 +133,12 @@ def save_answer(question: Question, answer: str | float) -> Outcome:
 
 
 def run_quiz(question: Question, answer: str | float) -> Outcome:
-    """Grade one answer; nothing is shown and nothing is kept."""
+    """Grade one answer without showing or saving anything."""
     return {"choice": _grade_choice, "numeric": _grade_numeric, "open": _grade_open}[question.kind](question, answer)
 
 
 def format_question(question: Question) -> str:
-    """Write a question as HTML with its options, and without any answer or explanation."""
+    """Write a question and its options as HTML, without any answer or explanation."""
     unit = f" Answer in {question.unit}." if question.kind == "numeric" else ""
     html = f"<p><strong>{escape(question.id)}</strong> ({question.level}) {format_code(question.question + unit)}</p>"
     if question.options:
@@ -166,7 +166,7 @@ def _grade_choice(question: Question, answer: object) -> Outcome:
     letter = str(answer).strip().strip("().: ").lower()
     keys = [key for key, _ in question.options]
     if letter not in keys:
-        return Outcome("failed", f"the answer is one letter of {', '.join(keys)}, and this is {str(answer)[:40]!r}.")
+        return Outcome("failed", f"expected one letter of {', '.join(keys)}, got {str(answer)[:40]!r}.")
     if letter == question.answer:
         return Outcome("passed", question.right)
     return Outcome("failed", dict(question.wrong)[letter])
@@ -177,21 +177,21 @@ def _grade_numeric(question: Question, answer: object) -> Outcome:
     match = _NUMBER.fullmatch(text)
     value = float(match[1].replace(",", "").replace("−", "-")) if match else math.nan
     if not math.isfinite(value):
-        return Outcome("failed", f"the answer is a number in {question.unit}, and this is {str(answer)[:40]!r}.")
+        return Outcome("failed", f"expected a number in {question.unit}, got {str(answer)[:40]!r}.")
     if re.match(r",\d", match[2]):
-        return Outcome("failed", f"{str(answer)[:40]!r}: write a decimal point, 0.5; a comma parts thousands, 1,250.")
+        return Outcome("failed", f"{str(answer)[:40]!r}: use a decimal point (0.5); commas separate thousands (1,250).")
     if match[2] and not _is_unit(match[2].rstrip("."), question.unit):
-        return Outcome("failed", f"the answer is asked for in {question.unit}, not in {match[2][:20]!r}.")
+        return Outcome("failed", f"expected the answer in {question.unit}, not in {match[2][:20]!r}.")
     if abs(value - question.answer) <= question.tolerance:
         return Outcome("passed", question.right)
-    # The nearest known mistake, if it is as near as a rounded answer would be.
+    # Use the nearest known mistake if the answer could be a rounded form of it.
     wrong, sentence = min(question.wrong, key=lambda pair: abs(value - pair[0]), default=(math.inf, ""))
     is_near = abs(value - wrong) <= 5e-3 * abs(wrong)
     return Outcome("failed", f"got {match[1]} {question.unit}: {sentence if is_near else question.hint}")
 
 
 def _is_unit(written: str, unit: str) -> bool:
-    """Tell whether a written unit is the asked one; Gb is not GB, and Ms is not ms, but gb and Requests are clear."""
+    """Tell whether a written unit is the expected one; Gb is not GB and Ms is not ms, but gb and Requests are clear."""
     if written in (unit, unit.lower(), unit.removesuffix("s")) or _SAME_UNITS.get(written.lower()) == unit:
         return True
     return len(unit) > 2 and written.lower() in (unit.lower(), unit.lower().removesuffix("s"))
@@ -202,7 +202,7 @@ def _grade_open(question: Question, answer: object) -> Outcome:
     if len(words) < MIN_WORDS:
         return Outcome("failed", f"{len(words)} words are too few: write {MIN_WORDS} or more to see a model answer.")
     if len({word.lower() for word in words}) < MIN_WORDS // 2:
-        return Outcome("failed", "these are the same words again and again: write the answer as you would say it.")
+        return Outcome("failed", "the same few words are repeated: write the answer as you would say it.")
     return Outcome("passed", f"compare yours with the model answer: {question.model_answer}")
 
 
@@ -219,15 +219,15 @@ def _read_question(entry: dict) -> Question:
 
 
 def _find_fault(question: Question) -> str:
-    """Say what keeps a question from being asked; a wrong option without its explanation is such a fault."""
+    """Say what is wrong with a question's entry, such as a wrong option without an explanation; "" if nothing is."""
     if question.level not in LEVELS:
-        return f"level {question.level!r} is none of {', '.join(LEVELS)}"
+        return f"level {question.level!r} is not one of {', '.join(LEVELS)}"
     if question.kind == "choice":
         keys = {key for key, _ in question.options}
         if question.answer not in keys:
-            return "the answer is none of the options"
+            return "the answer is not one of the options"
         explained = {key for key, _ in question.wrong}
-        return "" if explained == keys - {question.answer} else "each wrong option needs its sentence"
+        return "" if explained == keys - {question.answer} else "each wrong option needs its own sentence"
     if question.kind == "numeric":
         if not (
             isinstance(question.answer, int | float) and question.tolerance > 0 and question.unit and question.hint

@@ -543,7 +543,7 @@ WRONG_COUNTS = [
      "three numbers are asked for"),
     ([("num_weights * bytes_per_value, kv_bytes", "num_weights * bytes_per_value, None")], "`kv_bytes` is None, and"),
     ([("return flops,", "yield from (flops,"), ("num_weights * bytes_per_value, kv_bytes",
-       "num_weights * bytes_per_value, kv_bytes)")], "gives its answer by a generator"),
+       "num_weights * bytes_per_value, kv_bytes)")], "is a generator"),
 ]  # fmt: skip
 
 

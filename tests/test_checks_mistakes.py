@@ -105,11 +105,11 @@ def test_an_entry_is_the_solution_with_its_change(course, place, value):
 
 
 @pytest.mark.parametrize(("text", "sentence"), [
-    ("radius * height  =>  2", r"97_circles/mistakes.txt, line 3: 'radius \* height' stands 0 times in the solution"),
-    ("radius  =>  2", "'radius' stands 3 times in the solution, expected once"),
+    ("radius * height  =>  2", r"97_circles/mistakes.txt, line 3: 'radius \* height' occurs 0 times in the solution"),
+    ("radius  =>  2", "'radius' occurs 3 times in the solution, expected once"),
     ("radius * radius => 2", "has no '=>' with two spaces before it"),
-    ("radius * radius  =>  (radius * radius)", "the changed solution is the solution, or not valid Python"),
-    ("radius * radius  =>  radius *", "the changed solution is the solution, or not valid Python"),
+    ("radius * radius  =>  (radius * radius)", "the change leaves the solution as it is, or is not valid Python"),
+    ("radius * radius  =>  radius *", "the change leaves the solution as it is, or is not valid Python"),
     ("def areas(radius):\n        return 2", "the solution has no function 'areas'"),
     ("def area(radius:\n        return 2", "the function is not valid Python"),
 ])  # fmt: skip

@@ -35,14 +35,14 @@ def test_a_changed_unit_is_stored_and_said(capsys):
     predict("00.p1", 100, unit="tok/s")
     capsys.readouterr()
     predict("00.p1", 100, unit="ms")
-    assert "100 ms, stored before the measurement (before, it was 100 tok/s: another unit)" in capsys.readouterr().out
+    assert "100 ms, stored before the measurement (it was 100 tok/s before: the unit differs)" in capsys.readouterr().out
     assert kept() == [("prediction", 100, "tok/s"), ("prediction", 100, "ms")]
 
 
 def test_no_factor_is_made_of_two_units(capsys):
     predict("00.p1", 100, unit="ms")
     assert reveal("00.p1", 80.0, unit="tok/s") == 100
-    assert "measured 80.0 tok/s; predicted 100 ms, which is another unit." in capsys.readouterr().out
+    assert "measured 80.0 tok/s; predicted 100 ms, which is in a different unit." in capsys.readouterr().out
 
 
 def test_the_prediction_on_record_keeps_its_unit(capsys):
@@ -73,7 +73,7 @@ def test_a_unit_cannot_write_into_the_page(monkeypatch):
 
 def test_a_reference_that_stops_is_not_shown_and_the_exercise_stays_open(capsys):
     names = {"use_reference": use_reference}
-    with pytest.raises(CheckError, match=r"00.4 stopped with NameError.*run the cells above it first"):
+    with pytest.raises(CheckError, match=r"00.4 failed with NameError.*run the cells above it first"):
         exec('use_reference("00.4")', names)
     assert capsys.readouterr().out == ""
     assert list(load_events()) == []

@@ -141,13 +141,13 @@ def test_an_empty_note_is_not_attempted(text):
 
 
 def test_a_note_that_is_no_text_fails():
-    assert "a finding is a text, and this is a list" in judge([1, 2]).sentence
+    assert "expected a finding as a string, got a list" in judge([1, 2]).sentence
 
 
 def test_a_note_shows_one_line_and_is_kept_with_its_text(record, capsys):
     text = write(record, "74.06 tok/s.")
     assert note("00", text).status == "passed"
-    assert capsys.readouterr().out == "✓ note 00 passed: 91 words; 1 number is in the 1 cited record.\n"
+    assert capsys.readouterr().out == "✓ note 00 passed: 91 words; 1 number, found in the 1 cited record.\n"
     (event,) = load_events()
     assert (event["kind"], event["lab"], event["outcome"], event["text"]) == ("note", "00", "passed", text)
     note("00", None)

@@ -78,14 +78,14 @@ def test_a_right_answer_passes(question_id, answer):
     ("00.q2", 128, "eight bits make a byte"),
     ("00.q2", 16.3, "multiply the parameters"),
     ("00.q2", 16e9, "those are bytes"),
-    ("00.q2", "16 GiB", "asked for in GB"),
+    ("00.q2", "16 GiB", "expected the answer in GB"),
     ("00.q2", "sixteen", "a number in GB"),
     ("00.q2", "16 Gb", "not in 'Gb'"),
     ("11.q2", "3 Ms", "not in 'Ms'"),
-    ("00.q4", "4,0", "write a decimal point"),
-    ("01.q2", "0,5", "write a decimal point"),
-    ("33.q3", "3,00", "write a decimal point"),
-    ("33.q3", "0,300", "write a decimal point"),
+    ("00.q4", "4,0", "use a decimal point"),
+    ("01.q2", "0,5", "use a decimal point"),
+    ("33.q3", "3,00", "use a decimal point"),
+    ("33.q3", "0,300", "use a decimal point"),
     ("11.q4", "1,250", "got 1,250 x"),
     ("00.q4", "−40", "how many gaps"),
     ("00.q4", float("inf"), "a number in tok/s"),
@@ -98,7 +98,7 @@ def test_a_right_answer_passes(question_id, answer):
     ("00.q4", 33.3, "begin at the first token"),
     ("00.q4", -40, "how many gaps"),
     ("00.q5", "because samples are good", "4 words are too few"),
-    ("00.q5", " ".join(["samples"] * 40), "the same words again"),
+    ("00.q5", " ".join(["samples"] * 40), "the same few words"),
     ("00.q5", " ".join("1234567890" * 5), "0 words are too few"),
 ])  # fmt: skip
 def test_a_wrong_answer_fails_with_its_own_sentence(question_id, answer, phrase):
@@ -187,8 +187,8 @@ NUMERIC = CHOICE | {"kind": "numeric", "answer": 5, "tolerance": 0.1, "unit": "s
 
 
 @pytest.mark.parametrize(("entry", "phrase"), [
-    (CHOICE | {"options": {"b": "x"}, "wrong": {"b": "no"}}, "none of the options"),
-    (CHOICE | {"options": {"a": "x", "b": "y"}, "wrong": {}}, "each wrong option needs its sentence"),
+    (CHOICE | {"options": {"b": "x"}, "wrong": {"b": "no"}}, "not one of the options"),
+    (CHOICE | {"options": {"a": "x", "b": "y"}, "wrong": {}}, "each wrong option needs its own sentence"),
     (CHOICE | {"options": {"a": "x"}, "level": "expert"}, "level 'expert'"),
     (NUMERIC | {"tolerance": 0}, "tolerance"),
     (NUMERIC | {"unit": ""}, "unit"),

@@ -1,10 +1,11 @@
-"""How are the notebooks built? One jupytext source makes the learner's lab and the executed solution.
+"""How are the notebooks built? One jupytext source produces the learner's lab and the executed solution.
 
-A lab is a folder, solutions/src/NN_topic/, and only that is edited by hand. From its lab.py come labs/NN_topic.ipynb
-(stubs, no outputs), solutions/NN_topic.ipynb (executed) and labs/course.json (what the course contains).
+A lab is a folder, solutions/src/NN_topic/; only its files are edited by hand. Its lab.py is built into
+labs/NN_topic.ipynb (stubs, no outputs), solutions/NN_topic.ipynb (executed) and its entry in labs/course.json (what the
+course contains).
 
     python -m labkit.authoring              build labs/ and labs/course.json
-    python -m labkit.authoring --check      exit 1 and name everything that is out of date
+    python -m labkit.authoring --check      list everything that is out of date; exit 1 if anything is
     python -m labkit.authoring execute 00   run one solution and store its outputs
     python -m labkit.authoring new 99 topic write the skeleton of a lab, which builds and runs
 """

@@ -13,21 +13,21 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build, check or execute; return the exit status (1 when something is out of date or wrong)."""
+    """Run one command; return the exit status (1 if something is out of date or wrong)."""
     parser = argparse.ArgumentParser(prog="python -m labkit.authoring", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when something is out of date")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if something is out of date")
     commands = parser.add_subparsers(dest="command")
     execute = commands.add_parser("execute", help="run one solution and store its outputs")
     execute.add_argument("number", help="two digits: 00")
     new = commands.add_parser("new", help="write the skeleton of a lab and build it")
     new.add_argument("number", help="two digits: 99")
-    new.add_argument("topic", help="lower case, words joined by underscores: flash_attention")
+    new.add_argument("topic", help="lower case, words joined by underscores, such as flash_attention")
     options = parser.parse_args(arguments)
     try:
         root = find_course_root()
         if options.command == "new":
             folder = make_skeleton(root, options.number, options.topic)
-            print(f"{folder.relative_to(root)}: a skeleton that builds and runs. What is missing, by and by:")
+            print(f"{folder.relative_to(root)}: a skeleton that builds and runs. To list what is still missing:")
             print("    python -m labkit.authoring --check")
             return _tell(build_labs(root))
         if options.command == "execute":
@@ -46,7 +46,7 @@ def _tell(report: Report) -> int:
     for problem in report.problems:
         print(problem, file=sys.stderr)
     if not report.problems and not report.notes:
-        print("Everything is equal to its source.")
+        print("Everything matches its source.")
     return 1 if report.problems else 0
 
 

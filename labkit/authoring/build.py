@@ -1,7 +1,7 @@
-"""Labs and course.json are built here and compared with their sources. An edited lab is never overwritten.
+"""Builds the labs and course.json and compares them with their sources. An edited lab is never overwritten.
 
-A lab that was only run keeps its outputs until its source changes: then they would stand under cells that did not make
-them. The check asks about what travels: where git has the lab as it is built, what was done to the file here is a note.
+A lab that was run but not edited keeps its outputs until its source changes; after that, the outputs would belong to
+other cells. The check is about what is committed: if the lab in git matches its source, local changes are only a note.
 """
 
 import json
@@ -22,19 +22,24 @@ __all__ = ["Report", "build_labs", "check_labs", "load_sources", "make_course"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a build or a check found: `problems` fail the command, `notes` are only told."""
+    """What a build or a check found.
+
+    Attributes:
+        problems: sentences that make the command fail.
+        notes: sentences that are only shown.
+    """
 
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def load_sources(root: Path) -> list[Source]:
-    """Read every source in order of its number; LabkitError with all sentences when one breaks a rule."""
+    """Read all sources, ordered by number. Raises LabkitError with every broken rule."""
     sources, problems = [], []
     for path in sorted((root / "solutions" / "src").glob("*/lab.py")):
         name = path.parent.name
-        if not re.match(r"\d\d_\w", name):  # it would be left out without a word
-            problems.append(f"solutions/src/{name}: a lab's folder is called NN_topic. Next: rename it.")
+        if not re.match(r"\d\d_\w", name):  # it would be skipped silently
+            problems.append(f"solutions/src/{name}: a lab's folder must be named NN_topic. Next: rename it.")
             continue
         try:
             sources.append(load_source(path))
@@ -45,12 +50,12 @@ def load_sources(root: Path) -> list[Source]:
     doubled = sorted({number for number in numbers if numbers.count(number) > 1})
     problems += [f"solutions/src: two labs have the number {number}." for number in doubled]
     if problems:
-        raise LabkitError("\n".join(problems), next_step="Mend the sources, then build again.")
+        raise LabkitError("\n".join(problems), next_step="Fix the sources, then build again.")
     return sources
 
 
 def make_course(sources: list[Source]) -> dict[str, Any]:
-    """The table of contents that progress and quiz read: phases, labs, exercises, predictions, quiz questions."""
+    """Return the course's table of contents for progress and quiz: phases, labs, exercises, predictions, questions."""
     return {
         "phases": [{"number": number, "title": title} for number, title in enumerate(PHASES)],
         "labs": [
@@ -68,9 +73,9 @@ def make_course(sources: list[Source]) -> dict[str, Any]:
 
 
 def build_labs(root: Path) -> Report:
-    """Write labs/ and course.json; an edited lab stays as it is and a changed one is written beside it.
+    """Write labs/ and course.json. An edited lab is kept, and its new version is written beside it.
 
-    A file that cannot be read is a problem of its own: it is left alone, and the other labs are built.
+    A lab file that cannot be read is reported and left alone; the other labs are still built.
     """
     problems, notes = [], []
     sources = load_sources(root)
@@ -87,7 +92,7 @@ def build_labs(root: Path) -> Report:
 
 
 def check_labs(root: Path) -> Report:
-    """Compare labs/, solutions/ and course.json with the sources; nothing is written and nothing is executed."""
+    """Compare labs/, solutions/ and course.json with the sources without writing or executing anything."""
     problems, notes = [], []
     try:
         sources = load_sources(root)
@@ -101,17 +106,17 @@ def check_labs(root: Path) -> Report:
     names = {source.name for source in sources}
     for folder in ("labs", "solutions"):
         strangers = {path.stem for path in (root / folder).glob("[0-9][0-9]_*.ipynb") if not path.stem.endswith(".new")}
-        for name in sorted(strangers - names):  # a copy that a learner made is theirs
+        for name in sorted(strangers - names):  # an untracked one is a learner's own copy
             if _is_tracked(root, f"{folder}/{name}.ipynb"):
                 problems.append(f"{folder}/{name}.ipynb: has no source. Next: remove it.")
     course = root / "labs" / "course.json"
     if not course.exists() or _read_text(course) != _dump_course(sources):
-        problems.append("labs/course.json: is not what the sources say. Next: python -m labkit.authoring")
+        problems.append("labs/course.json: does not match the sources. Next: python -m labkit.authoring")
     return Report(problems=tuple(problems), notes=tuple(notes))
 
 
 def _build_lab(path: Path, *, made) -> str | None:
-    """Write one lab unless that would lose a learner's work; return the line to tell, None when nothing is new."""
+    """Write one lab unless that would lose a learner's work; return a note, or None if nothing changed."""
     text, name = dump_notebook(made), f"labs/{path.name}"
     if not path.exists():
         path.write_text(text, encoding="utf-8")
@@ -122,10 +127,10 @@ def _build_lab(path: Path, *, made) -> str | None:
     if is_edited(present):
         return _write_beside(path, present=present, made=made)
     if is_only_run(present, made=made):
-        return f"{name}: holds the outputs of your run and is up to date; it was left as it is."
+        return f"{name}: has the outputs of your run and is up to date; it was left as it is."
     path.write_text(text, encoding="utf-8")
     if has_run(present):
-        return f"{name}: updated. The outputs of your run belonged to the old version and are gone: run it again."
+        return f"{name}: updated. The outputs of your run belonged to the old version and were removed: run it again."
     return f"{name}: updated."
 
 
@@ -142,41 +147,41 @@ def _check_lab(root: Path, source: Source) -> Finding:
     except LabkitError as error:
         return Finding(problems=(str(error),))
     if _committed_text(root, f"labs/{path.name}") == expected:
-        note = f"labs/{path.name}: was run or edited here; the committed one is equal to its source."
+        note = f"labs/{path.name}: was run or edited here; the committed version matches its source."
         return Finding(notes=(note,))
     return Finding(problems=(f"labs/{path.name}: {_name_difference(present, made=made, source=source)}",))
 
 
 def _name_difference(present, *, made, source: Source) -> str:
-    """Say how a lab differs from its source. The steps differ: a build leaves edits and outputs alone."""
+    """Say how a lab differs from its source, and the next step, which differs: a build keeps edits and outputs."""
     if is_edited(present):
-        return f"was edited, but labs are built. Next: bring the change to {source.label}."
+        return f"was edited, but labs are generated. Next: make the change in {source.label}."
     if is_only_run(present, made=made):
-        return "holds outputs, but labs are stored without. Next: delete it, then python -m labkit.authoring"
-    return "is not equal to its source. Next: python -m labkit.authoring"
+        return "has outputs, but labs are stored without them. Next: delete it, then python -m labkit.authoring"
+    return "does not match its source. Next: python -m labkit.authoring"
 
 
 def _write_beside(path: Path, *, present, made) -> str:
-    """Keep an edited lab; write the new one as NN_topic.new.ipynb unless the lab was made from this very source."""
+    """Keep an edited lab; write the new version as NN_topic.new.ipynb unless the lab was built from this source."""
     if present.metadata.get("labkit", {}).get("generated") == made.metadata["labkit"]["generated"]:
-        return f"labs/{path.name}: holds your work and is up to date; it was left as it is."
+        return f"labs/{path.name}: has your work and is up to date; it was left as it is."
     beside = path.with_suffix(".new.ipynb")
     other = load_notebook(beside) if beside.exists() else None
     if other and is_edited(other):
         step = "Next: merge them, then build again."
-        return f"labs/{path.name}: you edited it and also {beside.name}; neither was touched. {step}"
+        return f"labs/{path.name}: you edited both it and {beside.name}; neither was changed. {step}"
     if other is None or not is_only_run(other, made=made):
         beside.write_text(dump_notebook(made), encoding="utf-8")
     return f"labs/{path.name}: you edited it, so it was left as it is; the new version is labs/{beside.name}."
 
 
 def _read_text(path: Path) -> str:
-    """The text of a file, to be compared: a byte that is not UTF-8 is a difference and no error."""
+    """Return a file's text for comparison; a byte that is not UTF-8 counts as a difference and raises no error."""
     return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _committed_text(root: Path, name: str) -> str | None:
-    """The staged or committed text of a file, None outside git. A learner's own edits must not fail their checks."""
+    """Return a file's staged or committed text, None outside git: a learner's own edits must not fail the check."""
     try:
         done = subprocess.run(["git", "show", f":./{name}"], cwd=root, capture_output=True, timeout=30, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -185,7 +190,7 @@ def _committed_text(root: Path, name: str) -> str | None:
 
 
 def _is_tracked(root: Path, name: str) -> bool:
-    """Tell whether a file belongs to the course: git tracks it, or there is no git to say otherwise."""
+    """Tell whether a file belongs to the course: git tracks it, or there is no git checkout."""
     is_checkout = (root / ".git").exists()
     return not is_checkout or _committed_text(root, name) is not None
 

@@ -1,5 +1,5 @@
-"""What did a stored output depend on? Hashes of every labkit module that a source reaches, of the lab's own folder, of
-the lock, and of the list of labs.
+"""What does a stored output depend on? Hashes of every labkit module that a source imports, directly or not, of the
+lab's own folder, of the lock file, and of the list of labs.
 """
 
 import ast
@@ -12,9 +12,9 @@ __all__ = ["estimate_labs_hash", "estimate_module_hashes", "find_imports", "find
 
 
 def estimate_module_hashes(root: Path, *, text: str, folder: Path) -> dict[str, str]:
-    """Return {"labkit/stats.py": hash, ...} for every module that `text`, or the lab's folder, reaches.
+    """Return {"labkit/stats.py": hash, ...} for every module that `text` or the lab's folder imports, directly or not.
 
-    The checks of a lab are found at run time, which no import statement shows; so its folder is read as a whole.
+    The whole folder is read, because a lab's checks are loaded at run time and no import statement shows that.
     """
     found: dict[str, str] = {}
     waiting = set(find_imports(text))
@@ -35,14 +35,14 @@ def estimate_module_hashes(root: Path, *, text: str, folder: Path) -> dict[str, 
 
 
 def estimate_labs_hash(root: Path) -> str:
-    """Hash of the course's labs (NN_topic) in order: a solution shows a table of them and says which one is next."""
+    """Return a hash of the course's labs (NN_topic) in order: a solution lists them and says which one is next."""
     names = sorted(path.parent.name for path in (root / "solutions" / "src").glob("[0-9][0-9]_*/lab.py"))
     return hash_text("\n".join(names))
 
 
-@functools.lru_cache(maxsize=512)  # every lab asks for the same modules
+@functools.lru_cache(maxsize=512)  # all labs import the same modules
 def find_imports(text: str) -> frozenset[str]:
-    """Dotted labkit names that a text imports, in functions too; `from labkit import b` gives labkit and labkit.b."""
+    """Return dotted labkit names imported anywhere in a text; `from labkit import b` gives labkit and labkit.b."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
@@ -53,7 +53,7 @@ def find_imports(text: str) -> frozenset[str]:
 
 
 def find_lock(root: Path) -> Path | None:
-    """The lock that belongs to the installed torch (its CPU builds say +cpu); None where there is no lock file."""
+    """Return the lock file that fits the installed torch (CPU builds are versioned +cpu), or None if there is none."""
     try:
         is_cpu = "+cpu" in metadata.version("torch")
     except metadata.PackageNotFoundError:
@@ -63,7 +63,7 @@ def find_lock(root: Path) -> Path | None:
 
 
 def hash_text(text: str) -> str:
-    """First 16 hex digits of the text's sha256: enough to see a change, short enough to read."""
+    """Return the first 16 hex digits of the text's SHA-256: enough to detect a change, short enough to read."""
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""A solution is executed by a real kernel, cleaned of everything that belongs to one machine, and stamped.
+"""Executes a solution in a real kernel, removes everything specific to one machine, and stamps the result.
 
-The stamp holds hashes of the source, of the labkit modules that it imports, of the lock and of the list of labs. A
-changed source makes the solution stale; changes of the rest are only told: each release executes everything again.
+The stamp holds hashes of the source, of the labkit modules that it imports, of the lock file and of the list of labs. A
+changed source makes the solution stale. Other changes are only noted: each release executes everything again.
 """
 
 import json
@@ -22,7 +22,7 @@ __all__ = ["Finding", "check_solution", "clean_outputs", "execute_solution", "ma
 
 _MAX_BYTES = 500_000
 _CELL_TIMEOUT_S = 600
-# What GitHub's viewer shows, and Plotly's own type for Jupyter. Everything else in an output is dropped.
+# What GitHub's viewer shows, plus Plotly's own type for Jupyter. Everything else in an output is dropped.
 _KEPT_TYPES = (
     "text/plain",
     "text/markdown",
@@ -38,17 +38,22 @@ _PICTURES = ("image/png", "image/jpeg")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is wrong with a stored solution (`problems`) and what is worth knowing (`notes`)."""
+    """The result of checking one stored notebook.
+
+    Attributes:
+        problems: sentences that make the check fail.
+        notes: sentences that are only shown.
+    """
 
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def execute_solution(root: Path, number: str) -> Path:
-    """Run the solution of lab `number` under budget `learner` and store it with its outputs; return its path.
+    """Run the solution of lab `number` under budget `learner`, store it with its outputs, and return its path.
 
-    Strict mode: a check that does not pass stops the run. Nothing is stored when a cell raises, when the kernel dies,
-    when a local path is left, or when the notebook is over 500 KB.
+    It runs in strict mode: a check that does not pass stops it. Nothing is stored if a cell raises, the kernel dies, an
+    output contains a local path, or the notebook is over 500 KB.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -71,7 +76,7 @@ def execute_solution(root: Path, number: str) -> Path:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise LabkitError(
                 f"{path.relative_to(root)}: was not stored: {_last_line(error)}",
-                next_step=f"Mend {source.label}, then: make execute LAB={number}",
+                next_step=f"Fix {source.label}, then: make execute LAB={number}",
             ) from error
         clean_outputs(notebook, hidden={home: "LABKIT_HOME", str(root): ".", **_machine_paths()})
     notebook.metadata["labkit"]["executed"] = _stamp(root, source)
@@ -83,7 +88,7 @@ def execute_solution(root: Path, number: str) -> Path:
 
 
 def make_kernel_environment(root: Path, *, home: Path) -> dict[str, str]:
-    """The environment of a kernel that executes a solution: strict, budget `learner`, a home of its own."""
+    """Return the environment for a kernel that executes a solution: strict mode, budget `learner`, its own home."""
     environment = {name: value for name, value in os.environ.items() if name not in ("LABKIT_TIER", "LABKIT_MODEL")}
     python_path = [str(root), *filter(None, [environment.get("PYTHONPATH")])]
     return environment | {
@@ -92,17 +97,20 @@ def make_kernel_environment(root: Path, *, home: Path) -> dict[str, str]:
         "LABKIT_HOME": str(home),
         "LABKIT_RUNS": str(root / "data" / "runs"),
         "LABKIT_COURSE": str(root),
-        # A PNG beside the interactive figure: that is what GitHub and nbconvert can show.
+        # GitHub and nbconvert show the PNG in place of the interactive figure.
         "PLOTLY_RENDERER": "plotly_mimetype+png",
-        # OpenMP threads that spin slow every small model down when the machine does anything else.
+        # Spinning OpenMP threads slow down every small model as soon as the machine does anything else.
         "OMP_WAIT_POLICY": "passive",
         "PYTHONPATH": os.pathsep.join(python_path),
     }
 
 
 def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
-    """Keep, in place, what a reader can see and what is the same everywhere; a path of `hidden` becomes its word."""
-    notebook.metadata["language_info"] = {"name": "python"}  # no version: it differs between machines
+    """Clean a notebook in place: keep what readers can see and what is the same everywhere.
+
+    `hidden` maps local paths to the words that replace them.
+    """
+    notebook.metadata["language_info"] = {"name": "python"}  # without the version, which differs between machines
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
@@ -112,7 +120,7 @@ def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
 
 
 def check_solution(root: Path, source: Source) -> Finding:
-    """Say whether a stored solution belongs to this source (else a problem), and to its stamp (else a note)."""
+    """Compare a stored solution with its source (a difference is a problem) and its stamp (a difference is a note)."""
     path = root / "solutions" / f"{source.name}.ipynb"
     again = f"Next: make execute LAB={source.number}"
     if not path.exists():
@@ -125,7 +133,7 @@ def check_solution(root: Path, source: Source) -> Finding:
     if stamp.get("source") != source.hash:
         return Finding(problems=(f"solutions/{path.name}: its source has changed since it was executed. {again}",))
     if estimate_cells_hash(notebook) != estimate_cells_hash(make_notebook(source, kind="solution")):
-        return Finding(problems=(f"solutions/{path.name}: its cells are not those of its source. {again}",))
+        return Finding(problems=(f"solutions/{path.name}: its cells differ from its source. {again}",))
     before, now = stamp.get("modules", {}), _stamp(root, source)
     after = now["modules"]
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
@@ -134,7 +142,7 @@ def check_solution(root: Path, source: Source) -> Finding:
     if (root / lock).exists() and hash_text((root / lock).read_text(encoding="utf-8")) != stamp.get("lock"):
         notes.append(f"solutions/{path.name}: executed with an older {lock}.")
     if stamp.get("labs") != now["labs"]:
-        notes.append(f"solutions/{path.name}: not stamped with this list of labs; its table of progress may be old.")
+        notes.append(f"solutions/{path.name}: executed with another list of labs; its progress table may be stale.")
     return Finding(notes=tuple(notes))
 
 
@@ -147,7 +155,7 @@ def _find_source(root: Path, number: str) -> Source:
     source = load_source(matching[0])
     problems = check_source(source)
     if problems:
-        raise LabkitError("\n".join(problems), next_step="Mend the source, then execute again.")
+        raise LabkitError("\n".join(problems), next_step="Fix the source, then execute again.")
     return source
 
 
@@ -165,7 +173,7 @@ def _stamp(root: Path, source: Source) -> dict[str, Any]:
 
 
 def _merge_streams(outputs: list) -> list:
-    """Join neighbours of one stream: how the kernel cut them is chance. (nbclient's joining hangs on a long line.)"""
+    """Join adjacent outputs of one stream; the kernel splits them at random. (nbclient's way hangs on long lines.)"""
     merged: list = []
     for output in outputs:
         is_more = output.output_type == "stream" and merged and merged[-1].output_type == "stream"
@@ -177,18 +185,18 @@ def _merge_streams(outputs: list) -> list:
 
 
 def _clean_output(output, *, hidden: dict[str, str]):
-    """Return the output without what is volatile, or None when nothing of it can be shown."""
+    """Return the output without its volatile parts, or None if nothing that can be shown is left."""
     if output.output_type == "stream":
-        # A progress line that was overwritten is gone for the reader too: keep what follows the last carriage return.
+        # An overwritten progress line is not visible to the reader: keep what follows the last carriage return.
         lines = [line.rstrip("\r").rsplit("\r", 1)[-1] for line in output.text.split("\n")]
         output.text = _hide("\n".join(lines), hidden=hidden)
         return output if output.text.strip() else None
     if output.output_type not in ("display_data", "execute_result"):
         return output
     data = {kind: value for kind, value in output.data.items() if kind in _KEPT_TYPES}
-    if "data-labkit-live" in str(data.get("text/html", "")):  # the name of one run's live view: another in each run
+    if "data-labkit-live" in str(data.get("text/html", "")):  # the id of a live view, which differs in every run
         data["text/html"] = re.sub(r' data-labkit-live="[0-9a-f]*"', "", data["text/html"])
-    if "<script" in str(data.get("text/html", "")):  # GitHub drops scripts and leaves an empty place
+    if "<script" in str(data.get("text/html", "")):  # GitHub drops scripts and leaves an empty space
         data.pop("text/html")
     shown = {kind: value if kind in _PICTURES else _hide(value, hidden=hidden) for kind, value in data.items()}
     output.data = type(output.data)(shown)
@@ -205,7 +213,7 @@ def _hide(value: Any, *, hidden: dict[str, str]) -> Any:
         return value
     if "/ipykernel_" in value:
         value = re.sub(r"(?:/[\w.-]+)*/ipykernel_\d+/\d+\.py", "cell", value)
-    for path in sorted(hidden, key=len, reverse=True):  # the longest first: a home may hold the course
+    for path in sorted(hidden, key=len, reverse=True):  # longest first: the course may be inside a home folder
         word = hidden[path]
         whole = r"(?<![\w.-])" + re.escape(path.rstrip("/"))
         value = re.sub(whole + r"/(?=\S)", "" if word == "." else f"{word}/", value)
@@ -224,7 +232,7 @@ def _refuse(name: Path, notebook, *, text: str, forbidden: list[str]) -> None:
         largest = max(notebook.cells, key=lambda cell: len(json.dumps(cell)))
         first = next(iter(largest.source.splitlines()), "empty")
         raise LabkitError(
-            f"{name}: was not stored: {size / 1000:.0f} KB, at most {_MAX_BYTES // 1000} KB travel. "
+            f"{name}: was not stored: it has {size / 1000:.0f} KB, the limit is {_MAX_BYTES // 1000} KB. "
             f"The largest cell begins with {first!r} ({len(json.dumps(largest)) / 1000:.0f} KB).",
             next_step="Show fewer points or a smaller figure there.",
         )
@@ -232,7 +240,7 @@ def _refuse(name: Path, notebook, *, text: str, forbidden: list[str]) -> None:
     left = [path for path in forbidden if re.search(r"(?<![\w.-])" + re.escape(path) + r"(?![\w.-])", outputs)]
     if left:
         raise LabkitError(
-            f"{name}: was not stored: an output names a local path ({left[0]}).",
+            f"{name}: was not stored: an output contains a local path ({left[0]}).",
             next_step="Print a path relative to the course.",
         )
 

@@ -1,6 +1,6 @@
-"""What does a lab need on a hosted notebook? A link that opens it there, and a first cell that gets the course.
+"""What does a lab need on a hosted notebook service? A link that opens it there, and a first cell that gets the course.
 
-Both come from one setting: `Repository` under `[project.urls]` in pyproject.toml. Without it neither is built.
+Both depend on one setting: `Repository` under `[project.urls]` in pyproject.toml. Without it neither is built.
 """
 
 import tomllib
@@ -11,7 +11,7 @@ __all__ = ["BOOTSTRAP_TAG", "format_badge", "format_bootstrap", "load_repository
 BOOTSTRAP_TAG = "labkit-bootstrap"
 _HOST = "https://github.com/"
 _BRANCH = "main"
-# No magics and no shell lines: it is ordinary Python, which does nothing where labkit can be imported.
+# Ordinary Python without magics or shell lines; it does nothing where labkit can be imported.
 _BOOTSTRAP = """\
 # @title Colab and Kaggle only: get the course. Anywhere else this cell does nothing.
 import importlib.util
@@ -33,7 +33,7 @@ if importlib.util.find_spec("labkit") is None:
 
 
 def load_repository(root: Path) -> str | None:
-    """Read the address of the repository, None where pyproject.toml is missing or names none on GitHub."""
+    """Read the repository's URL; return None if pyproject.toml is missing or has no GitHub URL."""
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})
     except OSError:
@@ -43,7 +43,7 @@ def load_repository(root: Path) -> str | None:
 
 
 def format_badge(url: str, *, name: str) -> str:
-    """Write the link that opens a lab in Colab. A picture would be fetched from there whenever the lab is opened."""
+    """Write the link that opens a lab in Colab: text, since an image would be fetched each time the lab is opened."""
     path = f"{url.removeprefix(_HOST)}/blob/{_BRANCH}/labs/{name}.ipynb"
     return f"[Open in Colab](https://colab.research.google.com/github/{path})"
 

@@ -1,4 +1,4 @@
-"""The anatomy of a notebook, as far as a program can see it. Each broken rule is one sentence with file and cell."""
+"""The rules for a lab's source that a program can check. Each broken rule is one sentence with file and cell."""
 
 import ast
 import json
@@ -21,12 +21,12 @@ PHASES = (
 
 _MAX_LAB_LINES = 15
 _MAX_SOLUTION_LINES = 30
-_MAX_IMPORT_LINES = 24  # all imports stand in one cell, so their number is the lab's and no second idea
+_MAX_IMPORT_LINES = 24  # all imports of a lab are in one cell, so a long one does not mean two ideas in a cell
 _MIN_HINTS = 2
 _DIFFICULTIES = range(1, 6)
 _NUM_QUIZ = 5
 _MIN_MISTAKES = 3  # known wrong answers of an exercise
-# The parts that every lab has, by the heading that opens them. (`measure` has no heading that all labs share.)
+# The parts that every lab has, with the heading of each. (The measuring part has no heading that all labs share.)
 _PARTS = {
     "# {number} · its title": r"^# {number} · \S",
     "### Predict before you measure": r"^### Predict before you measure",
@@ -37,32 +37,32 @@ _PARTS = {
 }
 _CARD_KEYS = ("exercise", "title", "minutes", "difficulty", "version")
 _ID = {"exercise": r"{number}\.[1-9]\d*", "prediction": r"{number}\.p[1-9]\d*", "quiz": r"{number}\.q[1-9]\d*"}
-# Text that no code cell holds. The second table is allowed where a section is marked as blocked on a machine.
+# Text that no code cell may contain. The second table is allowed in sections marked as blocked on some machines.
 _FORBIDDEN = {
     r"^\s*!": "a shell line (`!cmd`) does not work on every machine",
     r"^\s*%": "a magic (`%pip`, `%%bash`, ...) hides what happens",
-    r"\bos\.chdir\b": "os.chdir moves every later path",
-    r"\bsys\.path\b": "sys.path belongs to the one bootstrap call",
+    r"\bos\.chdir\b": "os.chdir changes what every later relative path means",
+    r"\bsys\.path\b": "sys.path may only be changed by the bootstrap call",
 }
 _HARDWARE = {
-    r"\btorch\.cuda\b": "hardware is asked for in one place (labkit.hardware), not by torch.cuda",
-    r"\bis_available\b": "hardware is asked for in one place (labkit.hardware), not by is_available",
+    r"\btorch\.cuda\b": "query hardware through labkit.hardware, not torch.cuda",
+    r"\bis_available\b": "query hardware through labkit.hardware, not is_available",
 }
 
 
 def check_source(source: Source) -> list[str]:
-    """Return one sentence for each rule that the source breaks; an empty list when it is well built."""
+    """Return one sentence for each rule that the source breaks, or an empty list."""
     problems: list[str] = []
     for rule in (_header, _parts, _regions, _cells, _imports, _cards, _uses, _duplicates):
         try:
             problems += rule(source)
-        except LabkitError as error:  # a cell that cannot be read is a finding, not the end of the list
+        except LabkitError as error:  # an unreadable cell is reported and does not end the list
             problems.append(str(error))
     return list(dict.fromkeys(problems))
 
 
 def check_folder(source: Source) -> list[str]:
-    """Return one sentence for each thing that the lab's folder still lacks: a check, mistakes, a question, text."""
+    """Return one sentence for each thing missing from the lab's folder: a check, mistakes, a question, text."""
     problems = []
     exercises = [str(card.metadata["exercise"]) for card in source.exercise_cards()]
     place = source.label.removesuffix(source.path.name)
@@ -71,10 +71,10 @@ def check_folder(source: Source) -> list[str]:
         path = source.folder / name
         texts[name] = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not texts[name].strip():
-            problems.append(f"{place}{name}: is missing or empty. Next: write it; lab 12 is the model.")
+            problems.append(f"{place}{name}: is missing or empty. Next: write it; use lab 12 as a model.")
         elif left := texts[name].count("TODO"):
             line = texts[name][: texts[name].index("TODO")].count("\n") + 1
-            problems.append(f"{place}{name}: {left} times TODO, first in line {line}. Next: write what belongs there.")
+            problems.append(f"{place}{name}: TODO in line {line} ({left} in all). Next: fill it in.")
     problems += _check_checks(texts["checks.py"], exercises, f"{place}checks.py")
     problems += _check_mistakes(texts["mistakes.txt"], exercises, f"{place}mistakes.txt")
     problems += _check_questions(texts["quiz.json"], source, f"{place}quiz.json")
@@ -85,7 +85,7 @@ def _check_checks(text: str, exercises: list[str], label: str) -> Iterator[str]:
     try:
         functions = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
     except SyntaxError as error:
-        yield f"{label}: not valid Python: {error.msg}, line {error.lineno}. Next: mend it."
+        yield f"{label}: not valid Python: {error.msg}, line {error.lineno}. Next: fix it."
         return
     for exercise in exercises:
         name = f"check_{exercise.partition('.')[2]}"
@@ -94,7 +94,11 @@ def _check_checks(text: str, exercises: list[str], label: str) -> Iterator[str]:
 
 
 def _check_mistakes(text: str, exercises: list[str], label: str) -> Iterator[str]:
-    """The first level of indentation is a wrong answer; `&` and deeper lines belong to the one above, `=` is right."""
+    """Yield problems of mistakes.txt.
+
+    A line at the first indentation level is a wrong answer; lines that are deeper, or begin with `&`, belong to the one
+    above; entries under `=` are right answers.
+    """
     counts, current, is_right = Counter(), "", False
     for line in text.splitlines():
         if header := re.fullmatch(r"\[(.+)\]", line):
@@ -109,8 +113,8 @@ def _check_mistakes(text: str, exercises: list[str], label: str) -> Iterator[str
     for exercise in exercises:
         if counts[exercise] < _MIN_MISTAKES:
             yield (
-                f"{label}: {counts[exercise]} wrong answers of exercise {exercise}, expected {_MIN_MISTAKES} or more. "
-                "Next: write down what a learner would get wrong, each with its sentence."
+                f"{label}: {counts[exercise]} wrong answers for exercise {exercise}, expected {_MIN_MISTAKES} or more. "
+                "Next: add the mistakes that learners will make, each with its sentence."
             )
 
 
@@ -118,17 +122,17 @@ def _check_questions(text: str, source: Source, label: str) -> Iterator[str]:
     try:
         found = {str(question["id"]) for question in json.loads(text or "{}").get("questions", [])}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"{label}: cannot be read ({type(error).__name__}: {error}). Next: mend it."
+        yield f"{label}: cannot be read ({type(error).__name__}: {error}). Next: fix it."
         return
     asked = {name for cell in _code(source) for name in find_calls(cell, "quiz")}
     for name in sorted(asked - found):
-        yield f"{label}: question {name} is asked by the lab and is not here. Next: write it."
+        yield f"{label}: the lab asks question {name}, which is missing here. Next: write it."
     for name in sorted(found - asked):
-        yield f"{label}: question {name} is never asked. Next: add quiz({name!r}) to the lab, or take it out."
+        yield f"{label}: question {name} is never asked. Next: add quiz({name!r}) to the lab, or remove the question."
 
 
 def find_blocked_cells(source: Source) -> set[str]:
-    """Places of the cells in a blocked section: from a card with blocked_on to the next card or `## ` heading."""
+    """Return the places of cells in blocked sections: from a card with blocked_on to the next card or `## ` heading."""
     blocked, is_blocked = set(), False
     for cell in source.cells:
         is_heading = cell.kind == "markdown" and re.search(r"^#{1,2} ", cell.text, flags=re.MULTILINE)
@@ -148,7 +152,7 @@ def _header(source: Source) -> Iterator[str]:
     if phase not in range(len(PHASES)):
         yield (
             f"{source.label}: the header says phase {phase!r}, expected 0 to {len(PHASES) - 1}. "
-            "Next: write the number of its phase."
+            "Next: write the number of the lab's phase."
         )
 
 
@@ -158,12 +162,12 @@ def _parts(source: Source) -> Iterator[str]:
     for heading, pattern in _PARTS.items():
         if not re.search(pattern.format(number=source.number), prose, flags=re.MULTILINE):
             shown = heading.format(number=source.number)
-            yield f"{label}: no heading {shown!r}. Next: write that part; CONTRIBUTING.md lists all in their order."
+            yield f"{label}: no heading {shown!r}. Next: write that part; CONTRIBUTING.md lists all parts in order."
     predictions, questions = (
         {name for cell in _code(source) for name in find_calls(cell, function)} for function in ("predict", "quiz")
     )
     if not predictions:
-        yield f'{label}: nothing is predicted. Next: write predict("{source.number}.p1", ...) before the measurement.'
+        yield f'{label}: no prediction. Next: write predict("{source.number}.p1", ...) before the measurement.'
     if len(questions) != _NUM_QUIZ:
         found = ", ".join(sorted(questions)) or "none"
         yield (
@@ -182,11 +186,11 @@ def _regions(source: Source) -> Iterator[str]:
             except LabkitError as error:
                 yield str(error)
             except SyntaxError as error:
-                yield f"{cell.place}: the learner's version is not valid Python: {error.msg}. Next: mend the stub."
+                yield f"{cell.place}: the learner's version is not valid Python: {error.msg}. Next: fix the stub."
         if "solution" in cell.metadata and not cell.has_region:
             yield (
-                f'{cell.place}: says solution="{cell.metadata["solution"]}" but has no region. '
-                "Next: write ### BEGIN SOLUTION and ### END SOLUTION around the answer."
+                f'{cell.place}: says solution="{cell.metadata["solution"]}" but has no solution region. '
+                "Next: put ### BEGIN SOLUTION and ### END SOLUTION around the answer."
             )
 
 
@@ -199,20 +203,20 @@ def _cells(source: Source) -> Iterator[str]:
         limit = _MAX_SOLUTION_LINES if cell.has_region else in_lab_limit
         if in_lab > in_lab_limit or in_solution > limit:
             yield (
-                f"{cell.place}: {in_lab} lines in the lab, {in_solution} in the solution; at most {in_lab_limit} and "
-                f"{limit} are allowed. Next: split the cell, one idea each."
+                f"{cell.place}: {in_lab} lines in the lab, {in_solution} in the solution; the limits are "
+                f"{in_lab_limit} and {limit}. Next: split it into cells with one idea each."
             )
         table = _FORBIDDEN if cell.place in blocked else _FORBIDDEN | _HARDWARE
         for pattern, reason in table.items():
             if re.search(pattern, cell.text, flags=re.MULTILINE):
-                yield f"{cell.place}: {reason}. Next: take it out of the notebook."
+                yield f"{cell.place}: {reason}. Next: remove it from the notebook."
 
 
 def _imports(source: Source) -> Iterator[str]:
     importing = [cell for cell in _code(source) if _has_import(cell)]
     for cell in importing[1:]:
         yield (
-            f"{cell.place}: imports, but the setup cell is the only one that imports ({importing[0].place}). "
+            f"{cell.place}: has an import, but only the setup cell may import ({importing[0].place}). "
             "Next: move the import there."
         )
 
@@ -241,9 +245,9 @@ def _cards(source: Source) -> Iterator[str]:
         if difficulty not in _DIFFICULTIES:
             yield f"{card.place}: exercise {name} has difficulty {difficulty!r}, expected 1 to 5. Next: choose one."
         if card.kind != "markdown":
-            yield f"{card.place}: the card of exercise {name} is no Markdown cell. Next: write '# %% [markdown]'."
+            yield f"{card.place}: the card of exercise {name} is not a Markdown cell. Next: write '# %% [markdown]'."
         if not _fits("exercise", str(name), source):
-            yield f"{card.place}: {name!r} is no exercise of lab {source.number}. Next: call it {source.number}.k."
+            yield f"{card.place}: {name!r} is not an exercise of lab {source.number}. Next: name it {source.number}.k."
         if name not in checked:
             yield f'{card.place}: exercise {name} has no check cell. Next: add check("{name}", ...) after the stub.'
         if name not in solved:
@@ -254,13 +258,13 @@ def _cards(source: Source) -> Iterator[str]:
         name = str(cell.metadata.get("solution", ""))
         if _fits("prediction", name, source) or _fits("quiz", name, source):
             if f'"{name}"' not in cell.lab_text() or f'"{name}"' not in cell.solution_text():
-                yield f'{cell.place}: says solution="{name}", but not both stub and answer name it. Next: use one id.'
+                yield f'{cell.place}: says solution="{name}", but stub and answer do not both use it. Next: use one id.'
         elif name and name not in ids:
             yield f"{cell.place}: solution of an unknown exercise {name!r}. Next: {_known(ids)}"
 
 
 def _count_hints(source: Source, card: Cell) -> int:
-    """Folded hints between a card and the exercise's check cell."""
+    """Count the folded hints between a card and the exercise's check cell."""
     name, hints, is_inside = card.metadata["exercise"], 0, False
     for cell in source.cells:
         is_inside = is_inside or cell is card
@@ -276,14 +280,14 @@ def _uses(source: Source) -> Iterator[str]:
     for cell in _code(source):
         for function in ("check", "ready", "use_reference"):
             for name in find_calls(cell, function):
-                # ready("01.2") may ask for an earlier lab's answer; whether that exists is the course's question.
+                # ready("01.2") may refer to an earlier lab's exercise, which one source alone cannot check.
                 if name not in ids and (name.startswith(source.number) or function != "ready"):
                     yield f'{cell.place}: {function}("{name}") names an unknown exercise. Next: {_known(ids)}'
         for function, kind in (("predict", "prediction"), ("quiz", "quiz")):
             for name in find_calls(cell, function):
                 if not _fits(kind, name, source):
                     step = f"Next: use {source.number}.{function[0]}1."
-                    yield f'{cell.place}: {function}("{name}") does not fit lab {source.number}. {step}'
+                    yield f'{cell.place}: {function}("{name}") does not belong to lab {source.number}. {step}'
     completions = [name for cell in _code(source) for name in find_calls(cell, "complete")]
     if completions != [source.number]:
         yield (
@@ -305,7 +309,7 @@ def _duplicates(source: Source) -> Iterator[str]:
         counts = Counter(name for name, _ in places)
         for name, place in places:
             if counts[name] > 1 and place == [other for found, other in places if found == name][-1]:
-                yield f"{place}: {kind} {name} is there {counts[name]} times. Next: give each its own id."
+                yield f"{place}: {kind} {name} occurs {counts[name]} times. Next: give each its own id."
 
 
 def _fits(kind: str, name: str, source: Source) -> bool:
@@ -313,4 +317,4 @@ def _fits(kind: str, name: str, source: Source) -> bool:
 
 
 def _known(ids: set[str]) -> str:
-    return f"use one of {', '.join(sorted(ids)) or 'the cards (there is none)'}, or write its card."
+    return f"use one of {', '.join(sorted(ids)) or 'the cards (there are none)'}, or write its card."

@@ -1,4 +1,4 @@
-"""What does a new lab start from? A folder that builds and runs, and whose guards say what is still missing."""
+"""What does a new lab start from? A folder that builds and runs, with checks that say what is still missing."""
 
 import json
 import re
@@ -28,7 +28,7 @@ _LAB = '''\
 #
 # **TODO: the question that this lab answers?**
 #
-# TODO: what you will see, one striking result, shown before it is explained.
+# TODO: what you will see: one striking result, shown before it is explained.
 
 # %% [markdown]
 # | | |
@@ -45,13 +45,13 @@ from labkit.quiz import quiz
 # %% [markdown]
 # ## 1 · The map
 #
-# TODO: one picture of what the lab is about, with the symbols of its formulas and a table of them; the functions that
-# the learner will write are marked in it.
+# TODO: one picture of what the lab is about, with the symbols of its formulas and a table of them. Mark the functions
+# that the learner will write.
 
 # %% [markdown]
 # ### Predict before you measure
 #
-# TODO: what is predicted, and from what one can guess it.
+# TODO: what to predict, and what a guess can be based on.
 
 # %% solution="{number}.p1"
 ### BEGIN SOLUTION stub: predict("{number}.p1", None, unit="s")
@@ -109,12 +109,12 @@ if ready("{number}.1"):
 # %% [markdown]
 # ## 4 · Break it
 #
-# TODO: one deliberate mistake that gives a believable wrong number.
+# TODO: one deliberate mistake that gives a plausible wrong number.
 
 # %% [markdown]
 # ## 5 · Summary
 #
-# TODO: what you saw, computed from your own record; one thing that this does not show.
+# TODO: what you saw, computed from your own record; one thing that it does not show.
 #
 # ### Five questions
 
@@ -142,14 +142,14 @@ _DOUBLES = [Case(6, (3,), why="twice 3 is 6."), Case(0, (0,), why="twice nothing
 
 
 def check_1(double) -> Outcome:
-    """TODO: what is asked for, and what the independent oracle is."""
+    """TODO: what the exercise asks for, and what the independent oracle is."""
     expect_function(double, "double")
     expect_cases(double, _DOUBLES)
     expect_no_generator(double)
-    return passed("TODO: what the learner now has.")
+    return passed("TODO: what the learner has achieved.")
 '''
 _MISTAKES = '''\
-# Known wrong answers, one sentence each; labkit/checks/mistakes.py explains the form. TODO: three or more an exercise.
+# Known wrong answers, one sentence each (format: labkit/checks/mistakes.py). TODO: three or more per exercise.
 
 [{number}.1]
 '''
@@ -159,16 +159,16 @@ _LEVELS = ("beginner", "beginner", "intermediate", "intermediate", "advanced")
 def make_skeleton(root: Path, number: str, topic: str) -> Path:
     """Write solutions/src/NN_topic/ with lab.py, checks.py, mistakes.txt and quiz.json; return the folder.
 
-    Raises LabkitError for a number or topic of another form, and for a number that a lab has already.
+    Raises LabkitError for a malformed number or topic, and for a number that is taken.
     """
     if not re.fullmatch(r"\d\d", number) or not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", topic):
         raise LabkitError(
-            f"{number!r} and {topic!r} do not make the name of a lab.",
+            f"{number!r} and {topic!r} do not make a valid lab name.",
             next_step="give two digits and a topic in lower case: make new LAB=99 TOPIC=flash_attention.",
         )
     sources = root / "solutions" / "src"
     if taken := sorted(sources.glob(f"{number}_*/")):
-        raise LabkitError(f"lab {number} is there: {taken[0].relative_to(root)}.", next_step="choose another number.")
+        raise LabkitError(f"lab {number} exists: {taken[0].relative_to(root)}.", next_step="choose another number.")
     folder = sources / f"{number}_{topic}"
     folder.mkdir(parents=True)
     questions = "\n".join(_QUESTION.format(number=number, k=k) for k in range(1, 6))

@@ -1,4 +1,4 @@
-"""One source, solutions/src/NN_topic/lab.py, becomes two notebooks: solutions are cut out, ids come from content.
+"""Builds two notebooks from one source, solutions/src/NN_topic/lab.py: a lab with stubs, and the solution.
 
 ### BEGIN SOLUTION                            in labs/: raise NotImplementedError("exercise 00.1: your code here")
 ### BEGIN SOLUTION stub: answer = None        in labs/: answer = None
@@ -30,7 +30,14 @@ _HEADER_KEYS = ("number", "title", "question", "phase", "minutes")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One cell of a source: `kind` is "markdown" or "code", `place` names file and cell for messages."""
+    """One cell of a source.
+
+    Attributes:
+        kind: "markdown" or "code".
+        text: its text in the source, with solution markers.
+        metadata: the options on its first line: exercise, solution, tags and so on.
+        place: file and cell, for messages.
+    """
 
     kind: str
     text: str
@@ -39,24 +46,24 @@ class Cell:
 
     @property
     def has_region(self) -> bool:
-        """True when the cell contains a solution region."""
+        """True if the cell contains a solution region."""
         return any(_BEGIN.match(line) for line in self.text.splitlines())
 
     def solution_text(self) -> str:
-        """The cell as the solution notebook shows it: answers stay, markers go."""
+        """Return the cell as the solution notebook shows it: with answers, without markers."""
         return "\n".join(text for text, role in self._lines() if role != "stub")
 
     def lab_text(self) -> str:
-        """The cell as the learner sees it: each region is replaced by its stub."""
+        """Return the cell as the learner sees it: each region is replaced by its stub."""
         kept = [(text, role) for text, role in self._lines() if role != "answer"]
         return "\n".join(self._make_stub(text) if role == "stub" else text for text, role in kept)
 
     def answer_lines(self) -> list[str]:
-        """The lines inside the regions: what must never be readable in a lab."""
+        """Return the lines inside the regions, which must never appear in a lab."""
         return [text for text, role in self._lines() if role == "answer"]
 
     def _lines(self) -> Iterator[tuple[str, str]]:
-        """Yield (line, role): "shared", "answer" or "stub" (the BEGIN line); LabkitError for unbalanced markers."""
+        """Yield (line, role): "shared", "answer" or "stub" (the BEGIN line). LabkitError for unpaired markers."""
         is_open = False
         for number, line in enumerate(self.text.splitlines(), start=1):
             begin = _BEGIN.match(line)
@@ -67,7 +74,7 @@ class Cell:
                 is_open = False
             elif _MARKER.match(line):
                 raise LabkitError(
-                    f"{self.place}: line {number} of the cell has the marker {line.strip()!r} where none is expected.",
+                    f"{self.place}: line {number} of the cell has an unexpected marker {line.strip()!r}.",
                     next_step="Write '### BEGIN SOLUTION' and '### END SOLUTION' in pairs, not nested.",
                 )
             else:
@@ -75,18 +82,18 @@ class Cell:
         if is_open:
             raise LabkitError(
                 f"{self.place}: a '### BEGIN SOLUTION' has no '### END SOLUTION'.",
-                next_step="Close the region in the same cell.",
+                next_step="End the region in the same cell.",
             )
 
     def _make_stub(self, line: str) -> str:
-        """Turn a BEGIN line into what the learner finds in its place."""
+        """Return the stub that replaces a BEGIN line in the learner's lab."""
         begin = _BEGIN.match(line)
         indent, stub = begin["indent"], begin["stub"]
         if stub is not None:
             return indent + stub
         exercise = self.metadata.get("solution")
         if exercise is None or not indent:
-            missing = "it stands at top level, where a raise would stop the lab"
+            missing = "it is at top level, where a raise would stop the lab"
             if exercise is None:
                 missing = 'its cell has no solution="NN.k"'
             raise LabkitError(
@@ -98,14 +105,14 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The source of a lab, read.
+    """The source of a lab.
 
     Attributes:
         path: its file, solutions/src/NN_topic/lab.py.
         name: NN_topic, the name of its folder.
-        header: its labkit metadata.
+        header: the labkit block of its header.
         cells: its cells, in order.
-        hash: of its text.
+        hash: SHA-256 of its text.
     """
 
     path: Path
@@ -116,41 +123,41 @@ class Source:
 
     @property
     def number(self) -> str:
-        """Two digits, as in the folder's name."""
+        """The lab's number: the two digits that its folder's name begins with."""
         return self.name[:2]
 
     @property
     def folder(self) -> Path:
-        """Everything that belongs to the lab: lab.py, checks.py, mistakes.txt, quiz.json, pictures."""
+        """The lab's folder, which holds lab.py, checks.py, mistakes.txt, quiz.json and pictures."""
         return self.path.parent
 
     @property
     def label(self) -> str:
-        """The source's path from the course's root, for messages."""
+        """The source's path relative to the course's root, for messages."""
         return f"solutions/src/{self.name}/{self.path.name}"
 
     def exercise_cards(self) -> list[Cell]:
-        """The Markdown cells that open an exercise."""
+        """Return the Markdown cells that open an exercise."""
         return [cell for cell in self.cells if "exercise" in cell.metadata]
 
 
 @functools.lru_cache(maxsize=64)
 def _parse(text: str):
-    """The notebook of a percent file, read once and shared: nobody changes it."""
+    """Parse a percent file; the notebook is cached and shared, so it must not be changed."""
     import jupytext
 
     return jupytext.reads(text, fmt="py:percent")
 
 
 def load_source(path: Path) -> Source:
-    """Read solutions/src/NN_topic/lab.py; LabkitError when it cannot be read or its header does not fit its folder."""
+    """Read solutions/src/NN_topic/lab.py. Raises LabkitError if it is unreadable or its header misfits its folder."""
     name = Path(path).parent.name
     label = f"solutions/src/{name}/{Path(path).name}"
     text, notebook = _read(Path(path), label=label)
     header = notebook.metadata.get("labkit") or {}
     if not isinstance(header, dict):
         raise LabkitError(
-            f"{label}: the header's labkit block is {header!r}, expected one line for each key.",
+            f"{label}: the header's labkit block is {header!r}, expected one line per key.",
             next_step=f"Write all of: {', '.join(_HEADER_KEYS)}.",
         )
     missing = [key for key in _HEADER_KEYS if key not in header]
@@ -162,7 +169,7 @@ def load_source(path: Path) -> Source:
     if str(header["number"]) != name[:2]:
         raise LabkitError(
             f"{label}: the header says lab {header['number']!r}, its folder says {name[:2]!r}.",
-            next_step='Use one number everywhere (quoted in the header: "00").',
+            next_step='Use the same number in both (quoted in the header: "00").',
         )
     cells = tuple(
         Cell(
@@ -177,7 +184,7 @@ def load_source(path: Path) -> Source:
 
 
 def _read(path: Path, *, label: str):
-    """Return (text, notebook) of a source file; both kinds of damage name the file and the place."""
+    """Return (text, notebook) of a source file. Errors in its encoding or syntax give the file and the place."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -188,18 +195,18 @@ def _read(path: Path, *, label: str):
         ) from error
     try:
         return text, _parse(text)
-    except Exception as error:  # jupytext passes on what its YAML reader raises, and has errors of its own
+    except Exception as error:  # jupytext raises errors of its own and passes on those of its YAML reader
         reason = " ".join(str(error).split())
         raise LabkitError(
             f"{label}: cannot be read as a jupytext percent file: {reason}",
-            next_step="Mend its header (YAML between two lines '# ---').",
+            next_step="Fix its header (YAML between two lines '# ---').",
         ) from error
 
 
 def make_notebook(source: Source, *, kind: str):
-    """Build the notebook (an nbformat node) of a source; kind is "lab" or "solution". No outputs in either.
+    """Build a source's notebook (an nbformat node) without outputs; `kind` is "lab" or "solution".
 
-    Where a repository is configured, a lab's first cell links to Colab and its second gets the course there.
+    If a repository is configured, a lab's first cell links to Colab and its second gets the course there.
     """
     from nbformat import v4
 
@@ -213,7 +220,7 @@ def make_notebook(source: Source, *, kind: str):
     if url:
         _add_hosted(notebook, url, name=source.name)
     for made in notebook.cells:
-        # Ids come from the content, so an unchanged cell keeps its id in every build and on every machine.
+        # Ids are derived from the content, so an unchanged cell keeps its id in every build and on every machine.
         digest = _hash(f"{made.cell_type}\n{made.source}")[:12]
         seen[digest] = seen.get(digest, 0) + 1
         made.id = digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
@@ -224,7 +231,7 @@ def make_notebook(source: Source, *, kind: str):
 
 
 def _add_hosted(notebook, url: str, *, name: str) -> None:
-    """Link the title cell to Colab, and put the folded cell that gets the course there after it."""
+    """Add a Colab link to the title cell, and after it the folded cell that gets the course there."""
     from nbformat import v4
 
     notebook.cells[0].source += f"\n\n{format_badge(url, name=name)}"
@@ -233,19 +240,19 @@ def _add_hosted(notebook, url: str, *, name: str) -> None:
 
 
 def dump_notebook(notebook) -> str:
-    """The text that is stored: sorted keys, one space, sources split into lines, a newline at the end."""
+    """Return a notebook's text as stored: sorted keys, indent of 1, sources split into lines, a final newline."""
     import nbformat
 
     return nbformat.writes(notebook, version=4, indent=1, sort_keys=True).rstrip("\n") + "\n"
 
 
 def estimate_cells_hash(notebook) -> str:
-    """Hash of what a person can edit: kind and source of each cell. Outputs, counts, ids and metadata do not matter."""
+    """Return a hash of each cell's type and source, which a person edits; outputs, ids and metadata do not count."""
     return _hash(json.dumps([[cell.cell_type, cell.source.strip("\n")] for cell in notebook.cells]))
 
 
 def find_calls(cell: Cell, name: str) -> list[str]:
-    """First arguments (string constants) of the calls `name("...")` in a code cell, in order of the text."""
+    """Return the first arguments (string constants) of the calls `name("...")` in a code cell, in order."""
     if cell.kind != "code":
         return []
     try:
@@ -253,14 +260,14 @@ def find_calls(cell: Cell, name: str) -> list[str]:
     except SyntaxError as error:
         raise LabkitError(
             f"{cell.place}: not valid Python: {error.msg} (line {error.lineno} of the cell).",
-            next_step="Mend the cell; magics and shell lines are not used in this course.",
+            next_step="Fix the cell; this course uses no magics or shell lines.",
         ) from error
     return [argument for function, argument in calls if function == name]
 
 
-@functools.lru_cache(maxsize=4096)  # the rules ask each cell for a dozen names
+@functools.lru_cache(maxsize=4096)  # the rules search each cell for a dozen names
 def _list_calls(text: str) -> tuple[tuple[str, str], ...]:
-    """(function, first argument) of every call with a constant first argument, in order of the text."""
+    """Return (function, first argument) of every call with a constant first argument, in order."""
     calls = [
         node
         for node in ast.walk(ast.parse(text))

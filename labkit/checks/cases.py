@@ -1,7 +1,7 @@
-"""The words that a lab's checks are written in: passed, fail, block, expect_cases, and a few to look closer.
+"""What a lab's checks are written with: passed, fail, block, expect_cases, and a few more specific ones.
 
-A check is a function of the learner's answer that returns passed("...") or stops at the first fail("...").
-The checks of lab 12 are the model: solutions/src/12_hf_vs_vllm/checks.py.
+A check is a function that takes the learner's answer and returns passed("...") or stops at the first fail("...").
+Use the checks of lab 12 as a model: solutions/src/12_hf_vs_vllm/checks.py.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ from labkit.views import Outcome
 __all__ = ["Case", "CheckEnded", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function",
            "expect_no_generator", "fail", "is_same", "passed"]  # fmt: skip
 
-_NOTHING = "nothing came back, is a `return` missing?"
+_NOTHING = "nothing came back: is a `return` missing?"
 
 
 class CheckEnded(Exception):  # noqa: N818
-    """Carries an outcome out of a check."""
+    """Ends a check and carries its outcome."""
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__(outcome.sentence)
@@ -32,7 +32,14 @@ class CheckEnded(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call with its expected answer, worked by hand; `why` is the sentence for a learner who fails only here."""
+    """One call with its expected answer, worked out by hand.
+
+    Attributes:
+        expected: the right answer.
+        args: positional arguments of the call.
+        kwargs: keyword arguments of the call.
+        why: shown to a learner who fails this case, if no known mistake explains the answer.
+    """
 
     expected: Any
     args: tuple = ()
@@ -41,32 +48,32 @@ class Case:
 
 
 def passed(sentence: str, measurement: dict | None = None) -> Outcome:
-    """Return the outcome of a right answer; the sentence says what the learner now has."""
+    """Return the outcome of a right answer; the sentence says what the learner has achieved."""
     return Outcome("passed", sentence, measurement)
 
 
 def fail(sentence: str) -> NoReturn:
-    """End the check: the sentence names the mistake and the next step."""
+    """End the check as failed; the sentence names the mistake and the next step."""
     raise CheckEnded(Outcome("failed", sentence))
 
 
 def block(sentence: str) -> NoReturn:
-    """End the check: this hardware cannot show it; neither a pass nor a fail."""
+    """End the check as blocked: this hardware cannot show the effect. That is neither a pass nor a failure."""
     raise CheckEnded(Outcome("blocked", sentence))
 
 
 def expect_function(answer: Any, name: str) -> None:
     """Fail unless the answer is a function: `check("00.1", f)`, not `check("00.1", f(3))`."""
     if not isinstance(answer, LearnerFunction):
-        how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without brackets"
-        fail(f"the check wants the function itself, and got {_format_kind(answer)}: write {how}.")
+        how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without parentheses"
+        fail(f"expected the function itself, got {_format_kind(answer)}: write {how}.")
     function = getattr(answer.function, "func", answer.function)  # of a functools.partial
     if re.match(r"labkit\.checks\.|lab\d\d\.", str(getattr(function, "__module__", ""))):
-        fail("the check's own code is no answer: write it by hand.")
+        fail("this is the check's own code: write the function yourself.")
 
 
 def expect_answer(got: Any, call: str) -> None:
-    """Fail when nothing came back; a dict or row of nothing but None is a stub that was not filled in."""
+    """Fail if the answer is None; a dict, list or tuple that holds only None is an unfilled stub."""
     if got is None:
         fail(f"{call}: {_NOTHING}")
     values = list(got.values()) if isinstance(got, dict) else got if isinstance(got, tuple | list) else ()
@@ -75,12 +82,12 @@ def expect_answer(got: Any, call: str) -> None:
 
 
 def expect_fields(got: Any, fields: Sequence[str], record: Any, *, call: str, where: str) -> None:
-    """Fail unless an answer about a record is a dict with these fields, and `record` is that record's id."""
+    """Fail unless an answer about a record is a dict with these fields whose `record` is that record's id."""
     expect_answer(got, call)
     if not isinstance(got, dict) or set(got) != set(fields):
-        fail(f"the answer is a dict with the keys {', '.join(fields)}, and this is {shorten(repr(got), 60)}.")
+        fail(f"expected a dict with the keys {', '.join(fields)}, got {shorten(repr(got), 60)}.")
     if not isinstance(got["record"], str) or got["record"] != record.id:
-        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, and its id was asked for: record.id.")
+        fail(f"{where}: `record` is {shorten(repr(got['record']), 40)}, expected the record's id: use record.id.")
 
 
 def expect_cases(
@@ -90,11 +97,11 @@ def expect_cases(
     *,
     relative: float = 1e-9,
 ) -> None:
-    """Fail unless every case gives its expected answer; numbers may differ by `relative`.
+    """Fail unless every case gives its expected answer; numbers may differ by a factor of 1 ± `relative`.
 
-    When an answer differs, the first known mistake (mistakes.txt, then `mistakes`: pairs of a sentence and a wrong
-    function) that explains *every* answer is named; without one, the case's own `why` is the sentence. With None no
-    mistake is looked for: a few cases would be explained by many.
+    If an answer differs, the message names the first known mistake that explains *every* answer: those in mistakes.txt
+    come first, then `mistakes`, which are pairs (sentence, wrong function). If none does, the message is the case's
+    `why`. With `mistakes=None` no mistake is looked for; use it where so few cases would fit many mistakes.
     """
     for case in cases:
         got = function(*case.args, **case.kwargs)
@@ -104,7 +111,7 @@ def expect_cases(
         named = "" if mistakes is None else _find_mistake(function, cases, mistakes, relative=relative)
         why = named or _format_difference_of_kind(got, case, cases)
         if not why and is_same(got, case.expected, relative=1e-6):
-            why = "right to the digits of float32: compute in float64, the check looks closer."
+            why = "correct only to float32 precision: compute in float64."
         why = why or case.why
         fail(f"{call}: got {shorten(repr(got), 60)}, expected {case.expected!r}" + (f": {why}" if why else "."))
     if function.changed:
@@ -121,7 +128,7 @@ def _find_mistake(
         except LearnerEndless:
             raise
         except (LearnerRaised, NotAttempted):
-            continue  # the other cases still tell the mistake
+            continue  # the other cases can still identify the mistake
 
     def explains(wrong: Callable) -> bool:
         guarded = LearnerFunction(wrong)
@@ -130,7 +137,7 @@ def _find_mistake(
     if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):
         return sentence
     for sentence, wrong in mistakes:
-        # A wrong function may be undefined somewhere: then it does not explain the answer.
+        # A wrong function that raises for some case does not explain the answer.
         with contextlib.suppress(Exception):
             if explains(wrong):
                 return sentence
@@ -138,7 +145,7 @@ def _find_mistake(
 
 
 def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
-    """Tell whether answers agree: numbers within `relative`, lists, tuples and dicts item by item, all else exactly."""
+    """Tell whether two answers agree: numbers within `relative`, containers item by item, anything else exactly."""
     if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
     if isinstance(expected, str):
@@ -150,12 +157,12 @@ def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
                 and not isinstance(got, bool)
                 and (got == expected or (got != got and expected != expected))
             )
-        # Sums that cancel leave some 1e-16 where nothing is left; the cases' other numbers are far larger than 1e-12.
+        # A sum that cancels may leave about 1e-16 instead of 0; every other number in a case is far above 1e-12.
         return math.isclose(got, expected, rel_tol=relative, abs_tol=0.0 if expected else 1e-12)
     if isinstance(expected, tuple | list):
         got = got.tolist() if hasattr(got, "tolist") else got
-        is_row = isinstance(got, tuple | list) and len(got) == len(expected)
-        return is_row and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
+        fits = isinstance(got, tuple | list) and len(got) == len(expected)
+        return fits and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
     if isinstance(expected, dict):
         has_keys = isinstance(got, dict) and got.keys() == expected.keys()
         return has_keys and all(is_same(got[key], value, relative=relative) for key, value in expected.items())
@@ -163,44 +170,44 @@ def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
 
 
 def _format_difference_of_kind(got: Any, case: Case, cases: Sequence[Case]) -> str:
-    """Say in words that the answer is another kind of thing than expected, or "" when the kinds agree."""
+    """Say how the answer's type differs from the expected one, or "" if they are the same."""
     expected = case.expected
     got = got.tolist() if hasattr(got, "tolist") else got
     if expected is None or _format_kind(got) == _format_kind(expected):
         return ""
-    if got is None:  # where None is an answer, it may well have been meant
+    if got is None:  # if None is a valid answer to another case, it may be deliberate
         return "" if any(_holds_none(one.expected) for one in cases) else _NOTHING
-    said = f"that is {_format_kind(got)}, and {_format_kind(expected)} was asked for"
-    return f"{said}: {case.why}" if case.why and _is_row(got) and _is_row(expected) else f"{said}."
+    said = f"that is {_format_kind(got)}, not {_format_kind(expected)}"
+    return f"{said}: {case.why}" if case.why and _is_sequence(got) and _is_sequence(expected) else f"{said}."
 
 
 def _holds_none(expected: Any) -> bool:
-    return expected is None or (_is_row(expected) and any(map(_holds_none, expected)))
+    return expected is None or (_is_sequence(expected) and any(map(_holds_none, expected)))
 
 
-def _is_row(value: Any) -> bool:
+def _is_sequence(value: Any) -> bool:
     return isinstance(value, tuple | list)
 
 
 def _format_kind(value: Any) -> str:
-    """Name the kind of a value in simple words."""
+    """Name the type of a value in plain words."""
     if value is None:
         return "None"
     if isinstance(value, bool):
-        return "True or False"
+        return "a boolean"
     if isinstance(value, int | float):
         return "a number"
     if isinstance(value, str):
-        return "a text"
+        return "a string"
     if isinstance(value, tuple | list):
-        return f"a row of {len(value)}"
+        return f"a sequence of length {len(value)}"
     return f"a {type(value).__name__}"
 
 
 def expect_no_generator(function: LearnerFunction) -> None:
-    """Fail when the learner's function gave its answer by `yield`: the next cell asks for its length or an item."""
+    """Fail if the learner's function is a generator: a later cell needs the length or an item of its result."""
     if function.was_generator:
         fail(
-            f"`{function.__name__}` gives its answer by a generator (`yield`), which the next cell cannot index: "
+            f"`{function.__name__}` is a generator (it uses `yield`), and the next cell needs to index its result: "
             "return a tuple or a list."
         )

@@ -1,4 +1,4 @@
-"""ready and complete: what waits for an earlier answer, and what a lab still lacks."""
+"""ready and complete: cells that wait for an earlier answer, and what is still open in a lab."""
 
 from html import escape
 
@@ -17,7 +17,8 @@ _DONE = ("passed", "viewed")
 def ready(exercise: str) -> bool:
     """Tell whether an exercise is passed or viewed in its current version.
 
-    If not, show one line, which strict mode raises. Passed or viewed counts across sessions: it is in the progress.
+    If not, show one line; strict mode raises it as CheckFailed. An earlier session counts: the state is read from the
+    saved progress.
     """
     card = find_exercise(exercise)
     state = _find_lab(exercise.partition(".")[0])
@@ -33,10 +34,10 @@ def ready(exercise: str) -> bool:
 
 
 def complete(lab: str) -> None:
-    """End a lab: say what is still open, or that it is complete and where to go on; then show the progress.
+    """End a lab: list what is still open, or say that it is complete and what comes next; then show the progress.
 
-    Derived from the checks of the required exercises: each must be passed, viewed, or blocked by the hardware. Strict
-    mode raises CheckFailed when one is open.
+    A lab is complete once every required exercise is passed, viewed, or blocked by the hardware. Strict mode raises
+    CheckFailed if one is open.
     """
     state = _find_lab(lab)
     missing = [item for item in state.exercises if not item.is_stretch and item.state not in (*_DONE, "blocked")]

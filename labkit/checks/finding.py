@@ -19,13 +19,14 @@ _RECORD_ID = re.compile(r"\br-[0-9a-z]{10}\b")
 
 
 def note(lab: str, text: str | None) -> Outcome:
-    """Judge a finding and keep it in the progress; later it is a part of the learner's portfolio page.
+    """Judge a finding and save it in the progress; it later becomes part of the learner's portfolio page.
 
-    80 to 300 words; it cites records by their ids (r- and ten characters); every number in it is a value of a cited
-    record (a summary, a setting) as far as its digits go, in s, ms, µs, bytes to TiB, or %. Outcomes as in `check`.
+    A finding has 80 to 300 words and cites records by id (r- and ten characters). Every number in it must be a value of
+    a cited record (a summary or a setting), rounded to the digits shown, in s, ms, µs, bytes to TiB, or %. Outcomes as
+    in `check`.
     """
     if lab not in [one.number for one in load_course().labs]:
-        raise CheckError(f"the course has no lab {lab!r}.", next_step='name it by its number: note("33", text).')
+        raise CheckError(f"the course has no lab {lab!r}.", next_step='pass the lab\'s number: note("33", text).')
     outcome = run_note(text, load_records())
     kept = text if isinstance(text, str) else ""
     append_event("note", lab=lab, outcome=outcome.status, sentence=outcome.sentence, text=kept)
@@ -33,7 +34,7 @@ def note(lab: str, text: str | None) -> Outcome:
 
 
 def run_note(text: str | None, records: Iterable) -> Outcome:
-    """Judge a finding against records; the first thing that is wrong is named."""
+    """Judge a finding against records; the outcome names the first problem."""
     if text is None or text is Ellipsis or (isinstance(text, str) and not text.strip()):
         return Outcome("not attempted")
     try:
@@ -44,19 +45,19 @@ def run_note(text: str | None, records: Iterable) -> Outcome:
 
 def _judge(text: str, records: Iterable) -> Outcome:
     if not isinstance(text, str):
-        fail(f"a finding is a text, and this is a {type(text).__name__}.")
+        fail(f"expected a finding as a string, got a {type(text).__name__}.")
     num_words = len([word for word in _RECORD_ID.sub("", text).split() if re.search(r"\w", word)])
     if num_words < MIN_WORDS:
-        fail(f"{num_words} words are too few: write {MIN_WORDS} to {MAX_WORDS} (record ids are not counted).")
+        fail(f"{num_words} words are too few: write {MIN_WORDS} to {MAX_WORDS} (record ids do not count).")
     if num_words > MAX_WORDS:
-        fail(f"{num_words} words are too many: a finding has {MIN_WORDS} to {MAX_WORDS}.")
+        fail(f"{num_words} words are too many: write {MIN_WORDS} to {MAX_WORDS}.")
     cited = list(dict.fromkeys(_RECORD_ID.findall(text)))
     if not cited:
-        fail("no record is cited: put the ids (r- and ten characters) of the records that the numbers come from.")
+        fail("no record is cited: add the id (r- and ten characters) of each record that the numbers come from.")
     known = {record.id: record for record in records}
     for name in cited:
         if name not in known:
-            fail(f"there is no record {name} on this machine: see `labkit results` for the ids.")
+            fail(f"there is no record {name} on this machine: `labkit results list` shows the ids.")
     values = {key: value for name in cited for key, value in find_values(known[name])}
     numbers = list(find_numbers(text))
     if not numbers:
@@ -65,16 +66,17 @@ def _judge(text: str, records: Iterable) -> Outcome:
         if not is_quoted(number, values):
             fail(
                 f"the number {shorten(str(number), 40)} is in none of the cited records ({', '.join(cited)}): quote a "
-                "value of a summary or a setting with its unit, rounded but not computed, or cite the record with it."
+                "summary value or a setting with its unit (you may round it, but not compute with it), or cite the "
+                "record that has it."
             )
-    are = "number is" if len(numbers) == 1 else "numbers are"
+    are = "number, found" if len(numbers) == 1 else "numbers, all found"
     return passed(f"{num_words} words; {len(numbers)} {are} in the {len(cited)} cited record{'s' * (len(cited) > 1)}.")
 
 
 def find_values(record) -> Iterator[tuple[str, float]]:
-    """Yield (name, number) of everything that a note may quote: summaries of the samples, and settings."""
+    """Yield (name, number) for everything that a note may quote: summaries of the samples, and settings."""
     for key, samples in record.samples.items():
-        # From the samples, not from the stored summary: a note quotes what was measured.
+        # Computed from the samples, not taken from the stored summary: a note quotes what was measured.
         yield from _flatten(f"{record.id}.{key}", summarize(samples).to_dict())
     yield from _flatten(f"{record.id}.settings", record.settings)
 

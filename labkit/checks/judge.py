@@ -1,4 +1,4 @@
-"""check("00.1", answer): find the check, run it behind the guard, write the event, show one line."""
+"""check("00.1", answer): find the check, run it with the learner's code guarded, save the attempt, show one line."""
 
 import dis
 import functools
@@ -28,10 +28,11 @@ _STUB_STEPS = {"RESUME", "NOP", "COPY_FREE_VARS", "LOAD_CONST", "POP_TOP", "RETU
 
 
 def check(exercise: str, answer) -> Outcome:
-    """Judge an answer, keep the attempt in the progress, and show one line.
+    """Judge an answer, save the attempt in the progress, and show one line.
 
-    `answer` is what the exercise asks for (a function: without brackets). The outcome is passed, failed, not attempted
-    or blocked. In strict mode (LABKIT_STRICT=1) anything but passed, or blocked where the course says so, raises.
+    `answer` is what the exercise asks for (pass a function without parentheses). The outcome is passed, failed, not
+    attempted or blocked. Strict mode (LABKIT_STRICT=1) raises CheckFailed unless the answer passed, or is blocked on a
+    tier where the course expects it.
     """
     card = find_exercise(exercise)
     outcome = judge(exercise, answer)
@@ -43,14 +44,14 @@ def check(exercise: str, answer) -> Outcome:
 
 
 def find_check(exercise: str):
-    """Return the function check_k of the lab's checks.py for exercise NN.k. Raises CheckError if it is not there."""
+    """Return the function check_k in the lab's checks.py for exercise NN.k. Raises CheckError if there is none."""
     number, _, k = exercise.partition(".")
     try:
         return getattr(load_lab_module(number, "checks"), f"check_{k}")
     except (InstallError, ModuleNotFoundError, AttributeError) as error:
         if isinstance(error, ModuleNotFoundError) and error.name != f"lab{number}.checks":
             raise
-        raise CheckError(f"exercise {exercise} has no check.", next_step="please report it.") from None
+        raise CheckError(f"exercise {exercise} has no check.", next_step="report this as a bug.") from None
 
 
 def is_accepted(card: Exercise, status: str) -> bool:
@@ -59,14 +60,14 @@ def is_accepted(card: Exercise, status: str) -> bool:
 
 
 def judge(exercise: str, answer) -> Outcome:
-    """Judge an answer to an exercise; nothing is shown and nothing is kept."""
+    """Judge an answer to an exercise without showing or saving anything."""
     return run_check(find_check(exercise), answer, exercise=exercise)
 
 
 def run_check(function, answer, *, exercise: str = "") -> Outcome:
-    """Run one check function on an answer; whatever happens becomes an outcome, and only a real pass is a pass.
+    """Run one check function on an answer and return its outcome; an exception never counts as a pass.
 
-    `exercise` says which solution and which known mistakes belong to it, if any.
+    `exercise` selects the solution and the known mistakes to use, if any.
     """
     if _is_stub(answer):
         return Outcome("not attempted")
@@ -81,12 +82,12 @@ def run_check(function, answer, *, exercise: str = "") -> Outcome:
     except Exception as error:
         return _judge_crash(error)
     if not isinstance(outcome, Outcome):
-        return Outcome("failed", f"the check itself gave no answer ({outcome!r}): report this bug of the course.")
+        return Outcome("failed", f"the check itself returned no outcome ({outcome!r}): report this as a bug.")
     return outcome
 
 
 def _guard(exercise: str, answer):
-    """Put the functions of an answer, also those of a tuple, behind the guard; anything else stays as it is."""
+    """Wrap each function of an answer (one function, or a tuple of them) in LearnerFunction; leave the rest alone."""
     parts = answer if isinstance(answer, tuple) else (answer,)
     names = load_reference(exercise).answer_names if exercise and any(map(_is_function, parts)) else ()
     names = names if len(names) == len(parts) else ("",) * len(parts)
@@ -107,18 +108,18 @@ def _judge_crash(error: Exception) -> Outcome:
     return Outcome(
         "failed",
         f"the check itself stopped with {format_exception(error)} ({place}): your answer has an unusual type, or the "
-        "course has a bug. Compare with the stub, then report it.",
+        "course has a bug. Compare your answer with the stub; if they agree, report it.",
     )
 
 
 def _is_function(answer) -> bool:
-    # Classes, and objects that can be called (a torch module), go to the check as they are.
+    # Classes and callable objects (a torch module) go to the check as they are.
     is_named = hasattr(answer, "__name__") or isinstance(answer, functools.partial)
     return callable(answer) and is_named and not isinstance(answer, type)
 
 
 def _is_stub(answer) -> bool:
-    """Tell whether an answer is still the stub: None, `...`, a container of those, or a function that does nothing."""
+    """Tell whether an answer is still the stub: None, `...`, a container of these, or a function that does nothing."""
     if answer is None or answer is Ellipsis:
         return True
     if isinstance(answer, dict):
@@ -129,7 +130,7 @@ def _is_stub(answer) -> bool:
 
 
 def _is_empty_function(function: types.FunctionType) -> bool:
-    """Tell whether a function's body is only a docstring, `pass` or `...`, so that it returns None."""
+    """Tell whether a function's body is only a docstring, `pass` or `...`."""
     steps = list(dis.get_instructions(function))
     if any(step.opname not in _STUB_STEPS for step in steps):
         return False

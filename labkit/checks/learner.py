@@ -1,4 +1,4 @@
-"""The learner's code: called on copies, kept quiet, bounded in time; whatever it raises becomes one sentence."""
+"""Calls the learner's code: on copies, without its output, with a time limit; an exception becomes one sentence."""
 
 import contextlib
 import copy
@@ -23,27 +23,27 @@ __all__ = ["LIMIT_S", "LearnerEndless", "LearnerFunction", "LearnerRaised", "Not
            "tidy"]  # fmt: skip
 
 _MOST_ITEMS = 100_000  # of a generator: an endless one must not hang the check
-# Of this thread. On an AMD EPYC the longest call of a reference solution took 0.54 s, and an endless append() of floats
-# 0.75 GiB in 3 s: far from both.
+# Processor time of this thread. On an AMD EPYC the longest call of a reference solution took 0.54 s; an endless loop of
+# append() with floats took 0.75 GiB in 3 s. The limit is far from both.
 LIMIT_S = 10.0
 
 _LABKIT = str(Path(__file__).resolve().parents[1])
 _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-_LABS = f"{os.sep}solutions{os.sep}src{os.sep}"  # the checks of a lab
+_LABS = f"{os.sep}solutions{os.sep}src{os.sep}"  # the labs' own checks
 _NOT_LEARNER = (*(str(Path(folder)) + os.sep for folder in (_LABKIT, *_PYTHON)), "<frozen")
 
 
-class LearnerRaised(Exception):  # noqa: N818  (it is news about the learner's code, not an error of labkit)
-    """The learner's code raised; the message is a sentence with the call, the exception and the line."""
+class LearnerRaised(Exception):  # noqa: N818  (it reports on the learner's code and is not an error of labkit)
+    """The learner's code raised; the message gives the call, the exception and the line."""
 
 
 class LearnerEndless(LearnerRaised):
-    """A call used up its time; asking again with other arguments would only take as long."""
+    """A call ran into the time limit; calling again with other arguments would only take as long."""
 
     @classmethod
     def make(cls, call: str, error: "OutOfTime") -> "LearnerEndless":
-        """Say of which call it is."""
-        return cls(f"{call}: {error}: does its loop move on, and does it end?")
+        """Make the exception for one call."""
+        return cls(f"{call}: {error}. Check that its loop makes progress and ends.")
 
 
 class NotAttempted(Exception):  # noqa: N818
@@ -52,15 +52,15 @@ class NotAttempted(Exception):  # noqa: N818
 
 @dataclass(slots=True)
 class LearnerFunction:
-    """Calls the learner's function on copies of the arguments, keeps it quiet, and tidies what it returns.
+    """Calls the learner's function on copies of the arguments, hides its output, and converts its result.
 
     Attributes:
         function: the learner's function.
-        exercise: the exercise that it answers, such as "00.1"; "" outside of a check.
-        reference_name: what the course's solution calls this function.
-        call: text of the last call ("weight_bytes(1000, bits=4)"), for sentences.
+        exercise: id of the exercise that it answers, such as "00.1"; "" outside a check.
+        reference_name: name of this function in the course's solution.
+        call: text of the last call, for messages: "weight_bytes(1000, bits=4)".
         changed: text of the first call that changed one of its arguments, or "".
-        was_generator: True when it gave its answer piece by piece.
+        was_generator: True if it returned a generator.
     """
 
     function: Callable
@@ -75,7 +75,7 @@ class LearnerFunction:
         self.__name__ = getattr(self.function, "__name__", type(self.function).__name__)
 
     def __call__(self, *args, **kwargs):
-        """Return what the function returns: a generator as a list, a numpy or torch scalar as a Python number."""
+        """Return the function's result, with a generator as a list and a numpy or torch scalar as a Python number."""
         self.call = _format_call(self.__name__, args, kwargs)
         given = copy_arguments((args, kwargs))
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -95,7 +95,7 @@ class LearnerFunction:
 
 
 def copy_arguments(arguments: tuple) -> tuple:
-    """Return a copy that shares nothing that can change; what cannot be copied is passed as it is."""
+    """Return a deep copy; arguments that cannot be copied are returned as they are."""
     with contextlib.suppress(Exception):
         return pickle.loads(pickle.dumps(arguments))  # deepcopy takes five times as long on a few thousand numbers
     with contextlib.suppress(Exception):
@@ -104,7 +104,7 @@ def copy_arguments(arguments: tuple) -> tuple:
 
 
 def tidy(value):
-    """Return plain Python values for numpy and torch scalars, also in tuples, lists and dicts; arrays stay arrays."""
+    """Convert numpy and torch scalars to Python numbers, also inside tuples, lists and dicts; arrays stay arrays."""
     if isinstance(value, tuple | list):  # a named tuple becomes a plain one
         return (tuple if isinstance(value, tuple) else list)(tidy(item) for item in value)
     if isinstance(value, dict):
@@ -114,26 +114,26 @@ def tidy(value):
 
 def _raise_for_learner(error: BaseException, call: str) -> NoReturn:
     """Turn an exception of the learner's code into NotAttempted (a stub) or LearnerRaised (a sentence)."""
-    # Libraries raise NotImplementedError too (a missing kernel): only one from the learner's own line is a stub.
+    # Libraries raise NotImplementedError too (a missing kernel): only one from the learner's own line means a stub.
     if isinstance(error, NotImplementedError) and is_raised_by_learner(error):
         raise NotAttempted from None
     raise LearnerRaised(f"{call} raised {format_exception(error)}") from None
 
 
 def _format_call(name: str, args: tuple, kwargs: dict) -> str:
-    """Return a call as it is typed, with long arguments cut."""
+    """Write a call as Python code, with long arguments shortened."""
     parts = [shorten(repr(arg), 60) for arg in args]
     parts += [f"{key}={shorten(repr(value), 40)}" for key, value in kwargs.items()]
     return f"{name}({', '.join(parts)})"
 
 
 def _has_changed(before, after) -> bool:
-    """Tell whether numbers, text, containers or arrays differ; objects of other types count as unchanged."""
+    """Tell whether numbers, strings, containers or arrays differ; objects of other types count as unchanged."""
     if isinstance(before, dict) and isinstance(after, dict):
         return _has_changed(list(before.items()), list(after.items()))
     if isinstance(before, tuple | list) and isinstance(after, tuple | list):
-        with contextlib.suppress(Exception):  # arrays have no single answer
-            if before == after:  # in C; where it says no, a NaN or an object that equals only itself may be the reason
+        with contextlib.suppress(Exception):  # comparing arrays gives no single truth value
+            if before == after:  # fast; if False, the cause may be a NaN or an object that equals only itself
                 return False
         return len(before) != len(after) or any(map(_has_changed, before, after))
     if hasattr(before, "tobytes") and hasattr(after, "tobytes"):
@@ -144,16 +144,16 @@ def _has_changed(before, after) -> bool:
 # Time
 
 
-class OutOfTime(BaseException):  # noqa: N818  (like KeyboardInterrupt, it must pass the learner's `except Exception`)
-    """A call used up its time."""
+class OutOfTime(BaseException):  # noqa: N818  (like KeyboardInterrupt, the learner's `except Exception` must miss it)
+    """A call ran into the time limit."""
 
 
 @contextlib.contextmanager
 def limit_call() -> Iterator[None]:
-    """Raise OutOfTime where the block has used LIMIT_S of this thread's processor time.
+    """Raise OutOfTime once the block has used LIMIT_S of this thread's processor time.
 
-    Time in which the machine does something else does not count, and neither do other threads. Outside of the main
-    thread, and where there are no interval timers, nothing is limited.
+    Time spent waiting, and in other threads or processes, does not count. Outside the main thread, and where there are
+    no interval timers, there is no limit.
     """
     if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
         yield
@@ -184,17 +184,17 @@ def is_raised_by_learner(error: BaseException) -> bool:
 
 
 def find_learner_lines(error: BaseException) -> list[traceback.FrameSummary]:
-    """Return the lines of the learner's own code in the traceback, outermost first."""
+    """Return the traceback's lines of the learner's own code, outermost first."""
     return [step for step in traceback.extract_tb(error.__traceback__) if _is_learner_file(step.filename)]
 
 
 def _is_learner_file(filename: str) -> bool:
-    """Tell whether a file is the learner's (a cell, a script), not labkit's, a package's or Python's."""
+    """Tell whether a file is the learner's (a cell, a script) and not part of labkit, a package or Python."""
     return not filename.startswith(_NOT_LEARNER) and _LABS not in filename
 
 
 def format_exception(error: BaseException) -> str:
-    """Return "ZeroDivisionError: division by zero (your line 3: `return 1 / 0`)" in one line."""
+    """Write an exception in one line: "ZeroDivisionError: division by zero (your line 3: `return 1 / 0`)"."""
     try:
         message = " ".join(str(error).split())
     except Exception:

@@ -1,6 +1,6 @@
-"""You can ...: the sentence that ends a phase, as claims over the learner's own records.
+"""The milestone that ends a phase: claims about what the learner can do, checked against the learner's own records.
 
-The last lab of a phase defines a `Milestone`: which records its claims stand on, and one function that computes the
+The last lab of a phase defines a `Milestone`: which records its claims are based on, and one function that computes the
 right claims from them. A claim cites its record by id; everything else is recomputed from that record's samples.
 """
 
@@ -21,12 +21,12 @@ __all__ = ["Milestone", "expect_claims", "find_newest", "has_records"]
 
 @dataclass(frozen=True, slots=True)
 class Milestone:
-    """What ends a phase.
+    """The definition of a phase's milestone.
 
     Attributes:
-        exercise: the phase's last exercise, such as "13.5".
+        exercise: id of the phase's last exercise, such as "13.5".
         sentence: what the learner can now do.
-        records: {claim: (lab, name of the record)}: what the claims stand on.
+        records: {claim: (lab, name of the record)}, the records that the claims are based on.
         estimate: computes the right claims from {claim: record}.
     """
 
@@ -37,18 +37,18 @@ class Milestone:
 
 
 def find_newest(milestone: Milestone, records: Iterable) -> dict:
-    """Return {claim: its newest record}, without the claims whose record is not there."""
+    """Return {claim: its newest record}; a claim without a record is left out."""
     found = {}
-    for record in records:  # in the order of their times
+    for record in records:  # oldest first
         found |= {claim: record for claim, kind in milestone.records.items() if kind == (record.lab, record.name)}
     return found
 
 
 def has_records(milestone: Milestone) -> bool:
-    """Tell whether all records of a milestone are there; if not, say in one line which labs to run.
+    """Tell whether all records of a milestone exist; if not, say in one line which labs to run.
 
-    The line begins like that of a check that is not attempted. Never raises in strict mode: a lab alone is complete
-    without its phase.
+    The line looks like that of a check that was not attempted. Strict mode does not raise: a lab can be complete while
+    its phase is not.
     """
     found = find_newest(milestone, load_records())
     missing = [kind for claim, kind in milestone.records.items() if claim not in found]
@@ -60,28 +60,29 @@ def has_records(milestone: Milestone) -> bool:
 
 
 def expect_claims(milestone: Milestone, claims: object, records: Iterable, *, name: str, where: str = "") -> dict:
-    """Fail with a sentence unless the claims follow from the records that they cite; return the right claims.
+    """Fail unless the claims follow from the records that they cite; return the right claims.
 
-    `claims` is a dict: the id of each record, and what follows from it. Cited records must be there, of the right kind,
-    undamaged, and all of one machine. `name` is what the course's solution calls the learner's function.
+    `claims` is a dict with the id of each record and the values that follow from it. The cited records must exist, have
+    the right lab and name, be undamaged, and all come from one machine. `name` is what the course's solution calls the
+    learner's function.
     """
     records = list(records)
     expect_answer(claims, "claims")
     if not isinstance(claims, dict):
-        fail(f"{where}the claims are a dict, and this is {shorten(repr(claims), 60)}.")
+        fail(f"{where}expected the claims as a dict, got {shorten(repr(claims), 60)}.")
     cited = {claim: _find_cited(milestone, claim, claims.get(claim), records, where) for claim in milestone.records}
     machines = {_format_machine(record): record for record in cited.values() if isinstance(record, Record)}
     if len(machines) > 1:
         said = " and ".join(f"record {record.id} on {machine}" for machine, record in machines.items())
-        fail(f"{where}the records come from different machines ({said}), and a milestone is about one: run the labs of "
-             "the foreign ones here.")  # fmt: skip
+        fail(f"{where}the records come from different machines ({said}), but a milestone is about one machine: run the "
+             "labs of the other records here.")  # fmt: skip
     try:
         right = milestone.estimate(cited)
     except (KeyError, ValueError, TypeError) as error:
         ids = ", ".join(record.id for record in cited.values())
-        fail(f"{where}the records {ids} lack what the milestone reads ({error}): run their labs again.")
+        fail(f"{where}the records {ids} lack values that the milestone needs ({error}): run their labs again.")
     if set(claims) != {*milestone.records, *right}:
-        fail(f"{where}the claims are a dict with the keys {', '.join([*milestone.records, *right])}.")
+        fail(f"{where}expected the claims as a dict with the keys {', '.join([*milestone.records, *right])}.")
     wrong = [key for key in right if not _is_same(tidy(claims[key]), right[key])]
     if wrong:
         _explain(milestone, claims, cited, right, wrong, where, name)
@@ -94,14 +95,14 @@ def _find_cited(milestone: Milestone, claim: str, identity: object, records: lis
         fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}: cite a record by its id, `record.id`.")
     same = [record for record in records if record.id == identity]
     if not same and where.startswith("made-up"):
-        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, and the record that was passed has another id: use "
-             "the arguments of your function, not records of the notebook.")  # fmt: skip
+        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, but the record passed to your function has another "
+             "id: use the function's arguments, not the notebook's records.")  # fmt: skip
     if not same:
-        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, and no record on this machine has that id: cite the "
+        fail(f"{where}`{claim}` is {shorten(repr(identity), 40)}, but no record on this machine has that id: cite the "
              f'id of your record "{name}" of lab {lab}.')  # fmt: skip
     record = same[-1]
     if (record.lab, record.name) != (lab, name):
-        fail(f'{where}`{claim}` cites record "{record.name}" of lab {record.lab}, and "{name}" of lab {lab} is needed.')
+        fail(f'{where}`{claim}` cites record "{record.name}" of lab {record.lab}, expected "{name}" of lab {lab}.')
     if isinstance(record, Record) and (said := verify_record(record)):
         fail(f"{where}record {record.id} is damaged: {shorten(said[0], 120)} Measure again: a record is never edited.")
     return record
@@ -114,9 +115,9 @@ def _format_machine(record: Record) -> str:
 def _explain(milestone, claims, cited, right, wrong, where, name) -> NoReturn:
     for key in wrong:
         if isinstance(right[key], str) and not isinstance(claims[key], str):
-            fail(f"{where}`{key}` is {shorten(repr(claims[key]), 40)}, and a name was asked for.")
+            fail(f"{where}`{key}` is {shorten(repr(claims[key]), 40)}, expected a name.")
         if not isinstance(right[key], str) and not is_number(tidy(claims[key])):
-            fail(f"{where}`{key}` is {shorten(repr(claims[key]), 40)}, and a number was asked for.")
+            fail(f"{where}`{key}` is {shorten(repr(claims[key]), 40)}, expected a number.")
     explained = []
 
     def explains(function: Callable) -> bool:
@@ -130,7 +131,7 @@ def _explain(milestone, claims, cited, right, wrong, where, name) -> NoReturn:
     key = wrong[0]
     shown = right[key] if isinstance(right[key], str) else f"{right[key]:.6g}"
     seen = claims[key] if isinstance(claims[key], str) else f"{tidy(claims[key]):.6g}"
-    fail(f"{where}`{key}` is {shorten(str(seen), 40)}, and the samples of the cited record give {shown}.")
+    fail(f"{where}`{key}` is {shorten(str(seen), 40)}, but the samples of the cited record give {shown}.")
 
 
 def _is_same(got: object, right: object) -> bool:

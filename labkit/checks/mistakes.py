@@ -1,4 +1,4 @@
-"""Known wrong answers, each written once, as a change of the course's own solution.
+"""Known wrong answers, each written once, as a change to the course's own solution.
 
 A lab's mistakes.txt lists them by exercise:
 
@@ -8,21 +8,21 @@ A lab's mistakes.txt lists them by exercise:
         num_tokens - 1  =>  len(content) - 1
         & num_tokens > 1  =>  len(content) > 1
 
-A line at the margin is the sentence that the learner reads. Below it, each indented line is one wrong answer: the text
-on the left stands exactly once in the solution's cell and becomes the text on the right (nothing, if there is none).
-A line that begins with `&` belongs to the wrong answer above it. Where the wrong answer is another algorithm, a whole
-function stands there and replaces the one of its name:
+A line without indentation is the sentence that the learner reads. Each indented line below it is one wrong answer: the
+text on the left must occur exactly once in the solution's cell and is replaced by the text on the right (which may be
+empty). A line that begins with `&` is a further change of the wrong answer above it. If the wrong answer is a different
+algorithm, write a whole function; it replaces the one with the same name:
 
     That is bubble sort.
         def order(values):
             ...
 
-Two more kinds of entry have a mark before the sentence, and are used by the tests alone:
+Two more kinds of entry have a mark before the sentence. Only the tests use them:
 
-    ~ part of a sentence     a wrong answer that the check refuses in its own words, which contain this text
-    = why                    a right answer in another form: it passes
+    ~ part of a sentence     a wrong answer that the check rejects with its own sentence, which contains this text
+    = why                    a right answer in another form, which passes
 
-A line that begins with `#` is a comment. `make test` judges every entry.
+A line that begins with `#` is a comment. `make test` checks every entry.
 """
 
 import ast
@@ -47,14 +47,14 @@ _ARROW = "  =>"
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One entry: an answer that is known to be wrong, or a right one in an unusual form.
+    """One entry: an answer known to be wrong, or a right one in an unusual form.
 
     Attributes:
         exercise: the exercise's id, such as "12.1".
-        kind: "named" (its sentence is shown), "refused" (by the check's own sentence) or "right".
+        kind: "named" (its sentence is shown), "refused" (the check has its own sentence) or "right".
         sentence: what the learner reads; for "refused" a part of it, for "right" why it is right.
-        code: the solution's cell with the change.
-        line: where the entry stands in mistakes.txt.
+        code: the solution's cell with the change applied.
+        line: line number of the entry in mistakes.txt.
     """
 
     exercise: str
@@ -65,7 +65,7 @@ class Mistake:
 
 
 def load_mistakes(exercise: str) -> tuple[Mistake, ...]:
-    """Read the entries of an exercise, in order. Raises CheckError, naming the line, for one that does not apply."""
+    """Read the entries of an exercise, in order. Raises CheckError with the line of an entry that does not apply."""
     reference = load_reference(exercise)
     path = find_lab_folder(exercise.partition(".")[0]) / FILE_NAME
     try:
@@ -78,8 +78,8 @@ def load_mistakes(exercise: str) -> tuple[Mistake, ...]:
 def find_mistake(exercise: str, name: str, explains: Callable[[Callable], bool]) -> str:
     """Return the sentence of the first known wrong answer that `explains` accepts, or "".
 
-    `name` is the function that is looked at. `explains` is called with the wrong function; a wrong function that raises
-    there, or that does not end, explains nothing.
+    `name` is the function to take from each changed solution. `explains` is called with that wrong function; one that
+    raises or does not end explains nothing.
     """
     for mistake in load_mistakes(exercise):
         if mistake.kind == "named":
@@ -100,8 +100,8 @@ def _read_mistakes(text: str, reference: Reference, file: str) -> tuple[Mistake,
             if ast.unparse(ast.parse(code)) != ast.unparse(ast.parse(reference.code)):
                 found.append(Mistake(reference.exercise, kind, sentence, code, line))
                 continue
-        raise CheckError(f"{file}, line {line}: the changed solution is the solution, or not valid Python.",
-                         next_step="mend the entry.")  # fmt: skip
+        raise CheckError(f"{file}, line {line}: the change leaves the solution as it is, or is not valid Python.",
+                         next_step="fix the entry.")  # fmt: skip
     return tuple(found)
 
 
@@ -136,8 +136,8 @@ def _apply(code: str, change: str, where: str) -> str:
         raise CheckError(f"{where}: {change!r} has no '=>' with two spaces before it.", next_step="write old  =>  new.")
     old, new = old.strip(), new.strip()
     if (num := code.count(old)) != 1:
-        raise CheckError(f"{where}: {old!r} stands {num} times in the solution, expected once.",
-                         next_step="write more, or less, of what stands around it.")  # fmt: skip
+        raise CheckError(f"{where}: {old!r} occurs {num} times in the solution, expected once.",
+                         next_step="quote more, or less, of the text around it.")  # fmt: skip
     return code.replace(old, new)
 
 
@@ -145,9 +145,9 @@ def _replace_function(code: str, function: str, where: str) -> str:
     try:
         name = ast.parse(function).body[0].name
     except SyntaxError as error:
-        raise CheckError(f"{where}: the function is not valid Python: {error.msg}.", next_step="mend it.") from None
+        raise CheckError(f"{where}: the function is not valid Python: {error.msg}.", next_step="fix it.") from None
     lines = code.splitlines()
     for node in ast.parse(code).body:
         if getattr(node, "name", None) == name:
             return "\n".join([*lines[: node.lineno - 1], function, *lines[node.end_lineno :]])
-    raise CheckError(f"{where}: the solution has no function {name!r}.", next_step="give it the solution's name.")
+    raise CheckError(f"{where}: the solution has no function {name!r}.", next_step="use the solution's name for it.")

@@ -1,4 +1,4 @@
-"""Numbers as they are written: 1.23 stands for everything that rounds to it, from 1.225 to 1.235."""
+"""Numbers as written in text: 1.23 stands for every value that rounds to it, from 1.225 to 1.235."""
 
 import math
 import re
@@ -23,22 +23,25 @@ _NUMBER = re.compile(
     r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)"
     rf"(?:[ \u00a0\u2009\u202f]?(?P<unit>{_UNITS})(?![\w/]))?"  # a space, or one that does not break, or a thin one
 )
-# Digits that name something: record ids, addresses, dates, versions, "lab 33", "exercise 12.1".
+# Digits that are part of a name: record ids, URLs, dates, versions, "lab 33", "exercise 12.1".
 _SKIPPED = re.compile(
     r"\br-\w+|\b[a-z]{2,9}://\S+|\b\d{4}-\d{2}-\d{2}(?:T\S+)?|\b\d+\.\d+\.\d+\S*"
     r"|\b(?:labs?|exercises?|phase|figure|table|section)\s+\d+(?:\.\d+)?", re.IGNORECASE
 )  # fmt: skip
 _PREFIX = re.compile(r"[^\s(\[{=~≈<>±$€\"'/:;,|*`→–—]*\Z")
 _SUFFIX = re.compile(r"[ -]?bits?\b|(?:th|st|nd|rd)\b|_|\s?%(?=\s+(?:confidence|interval))")
-_LOOK_BACK = 64  # characters; a word may be a whole file, which must not be read again for each of its digits
+_LOOK_BACK = 64  # characters; a pasted file may be one word, which must not be scanned again for each of its digits
 _JOIN = re.compile(r"\s*(-|–|to|and|or|,)\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """One number of a text: the digits as written, and the unit behind it ("" when there is none that scales).
+    """One number in a text.
 
-    `is_shared`: the unit stands behind a later number ("8 and 15 ms"), and may not belong to this one.
+    Attributes:
+        digits: the digits as written.
+        unit: the unit after it; "" if there is none, or none that scales.
+        is_shared: True if the unit follows a later number ("8 and 15 ms") and may not belong to this one.
     """
 
     digits: str
@@ -50,7 +53,7 @@ class Written:
 
 
 def find_numbers(text: str) -> Iterator[Written]:
-    """Yield the numbers of a text. Digits inside names (p95, 4-bit, Qwen3-0.6B) and "95 % interval" are no numbers.
+    """Yield the numbers in a text, without digits inside names (p95, 4-bit, Qwen3-0.6B) and without "95 % interval".
 
     In "12 to 15 ms" both numbers have the unit ms.
     """
@@ -65,13 +68,13 @@ def find_numbers(text: str) -> Iterator[Written]:
 
 
 def _is_name(text: str, match: re.Match) -> bool:
-    """Tell whether digits belong to a word (p95, Qwen3-0.6B, int4) or to 4-bit, 95th, 95 % interval."""
+    """Tell whether digits are part of a name (p95, Qwen3-0.6B, int4) or of 4-bit, 95th or "95 % interval"."""
     before = _PREFIX.search(text, max(0, match.start() - _LOOK_BACK), match.start()).group()
     return bool(re.search(r"[^\W\d]|#", before) or _SUFFIX.match(text, match.end("digits")))
 
 
 def is_rounded(digits: str | float, truth: float) -> bool:
-    """Tell whether `digits`, as written ("12.3", or a Python number), is `truth` rounded to those digits."""
+    """Tell whether `digits` ("12.3", or a Python number) is `truth` rounded to as many digits."""
     written = Decimal(digits.replace(",", "") if isinstance(digits, str) else repr(digits))
     if not math.isfinite(truth) or not math.isfinite(float(written)):
         return False
@@ -82,9 +85,9 @@ def is_rounded(digits: str | float, truth: float) -> bool:
 def is_quoted(number: Written, values: dict[str, float]) -> bool:
     """Tell whether a written number is one of the values, in its unit.
 
-    A value's name tells its unit by its suffix: `_s` seconds, `_bytes` bytes, `_per_s` and others as they are. ms, GiB
-    and so on fit values of their kind only; % fits a share (0.42 is 42 %) or a value that is percent already. A zero,
-    which everything small rounds to, is one only of a value that is 0.
+    The suffix of a value's name gives its unit: `_s` is seconds, `_bytes` is bytes, `_per_s` and others have no scaled
+    units. A time unit (ms) matches only times, a byte unit (GiB) only bytes; % matches a fraction (0.42 is 42 %) or a
+    value already in percent. A written zero matches only a value of exactly 0, since every small value rounds to 0.
     """
     is_zero = not Decimal(number.digits.replace(",", ""))
     units = {number.unit, ""} if number.is_shared else {number.unit}
@@ -94,7 +97,7 @@ def is_quoted(number: Written, values: dict[str, float]) -> bool:
 
 def _find_scales(unit: str, values: dict[str, float]) -> Iterator[tuple[float, float]]:
     for name, value in values.items():
-        # A count or a confidence has no unit, whatever it was counted over.
+        # A count or a confidence level has no unit, whatever it describes.
         parts = [] if name.endswith((".n", ".confidence")) else name.split(".")
         is_time = any(part.endswith("_s") and "_per_" not in part for part in parts)
         is_bytes = any(part.endswith("_bytes") for part in parts)

@@ -16,8 +16,8 @@ __all__ = ["predict", "reveal"]
 def predict(prediction: str, value: float | None, *, unit: str = "") -> None:
     """Store a prediction ("00.p1", 100, unit="tok/s"); None is stored as skipped.
 
-    Until the measurement a new value replaces the old one. After it a value is kept and marked late, and the one that
-    was given before stays the prediction. It is never graded.
+    Before the measurement, a new value replaces the old one. After it, a new value is stored but marked late, and the
+    earlier one remains the prediction. Predictions are never graded.
     """
     if value is not None and not _is_number(value):
         raise CheckError(
@@ -43,14 +43,14 @@ def predict(prediction: str, value: float | None, *, unit: str = "") -> None:
             append_event("prediction", exercise=prediction, value=given[0], unit=unit, is_late=False)
         shown = f"{_write(value, unit)}, stored before the measurement"
         if early is not None and unit != early_unit:
-            shown += f" (before, it was {_write(early, early_unit)}: another unit)"
+            shown += f" (it was {_write(early, early_unit)} before: the unit differs)"
     _view(f"prediction {prediction}: {shown}.")
 
 
 def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
-    """Store the measured value, show it beside the prediction with the factor between them, return the prediction.
+    """Store the measured value, show it beside the prediction with the factor between them, and return the prediction.
 
-    The prediction is the one given before the first measurement; None when there was none.
+    The prediction is the last one before the first measurement, or None if there was none.
     """
     if not _is_number(measured):
         raise CheckError(
@@ -63,7 +63,7 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
     if early is None:
         _view(f"{text}; you gave no prediction before it.")
     elif early_unit and unit and early_unit != unit:
-        _view(f"{text}; predicted {_write(early, early_unit)}, which is another unit.")
+        _view(f"{text}; predicted {_write(early, early_unit)}, which is in a different unit.")
     elif early <= 0 or measured <= 0:
         _view(f"{text}; predicted {_write(early, unit)}.")
     else:
@@ -75,7 +75,7 @@ def reveal(prediction: str, measured: float, *, unit: str = "") -> float | None:
 
 
 def _find_early(prediction: str, events: Events) -> tuple[bool, float | None, str]:
-    """Return whether there is a measurement, and value and unit of what was predicted before it (None: nothing).
+    """Return whether there is a measurement, and the value and unit predicted before it (value None if there is none).
 
     Raises CheckError for a prediction that the course does not have.
     """
@@ -93,13 +93,13 @@ def _find_early(prediction: str, events: Events) -> tuple[bool, float | None, st
 
 
 def _list_given(prediction: str, events: Events, *, is_late: bool) -> list[tuple[float | None, str]]:
-    """List value and unit of all that was predicted in time, or of all that was marked late."""
+    """List (value, unit) of every prediction made in time, or of every late one."""
     mine = [one for one in events if one["kind"] == "prediction" and one.get("exercise") == prediction]
     return [(one.get("value"), one.get("unit") or "") for one in mine if bool(one.get("is_late")) is is_late]
 
 
 def _is_number(value) -> bool:
-    # The truth values of numpy and torch have a dtype of that name.
+    # numpy and torch booleans are recognised by the name of their dtype.
     is_truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).endswith("bool")
     try:
         return not is_truth and not isinstance(value, str | bytes) and math.isfinite(float(value))

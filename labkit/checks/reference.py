@@ -1,6 +1,6 @@
-"""The course's own solution of an exercise: its text, the names that its cell finds in the notebook, and its answer.
+"""The course's own solution of an exercise: its code, the names that its cell needs, and its answer.
 
-`use_reference("00.1")` shows it to a learner who is stuck; the checks and the tests change it in known ways.
+`use_reference("00.1")` shows it to a learner who is stuck; the checks and the tests use changed versions of it.
 """
 
 import ast
@@ -29,10 +29,10 @@ class Reference:
 
     Attributes:
         exercise: the exercise's id, such as "00.1".
-        code: its solution cell as the solution notebook shows it.
-        lines: numbers of the lines of `code` that the learner writes; the first line is 1.
-        answer: what check() is given, as text: "weight_bytes" or "(rms_norm, rotate)".
-        imports: every import of the lab.
+        code: its cell as the solution notebook shows it.
+        lines: line numbers in `code`, from 1, of the part that the learner writes.
+        answer: source text of the answer passed to check(): "weight_bytes" or "(rms_norm, rotate)".
+        imports: all imports of the lab.
         earlier: solutions of the lab's earlier exercises whose functions this one calls.
     """
 
@@ -45,19 +45,19 @@ class Reference:
 
     @property
     def answer_names(self) -> tuple[str, ...]:
-        """The names in `answer`, in order: one for most exercises."""
+        """The names in `answer`, in order; most exercises have one."""
         return tuple(node.id for node in ast.walk(ast.parse(self.answer)) if isinstance(node, ast.Name))
 
 
 def use_reference(exercise: str) -> None:
     """Load the solution of an exercise into the notebook, so that a stuck learner can go on.
 
-    The exercise counts as viewed from now on, never as passed (unless it was passed before). Raises CheckError when
-    there is no solution, or when it stops: then nothing is shown, and the exercise stays as it was.
+    From then on the exercise counts as viewed, never as passed (unless it was passed before). Raises CheckError if no
+    solution exists or if running it fails; then nothing is shown and the exercise keeps its state.
     """
     card = find_exercise(exercise)
     code = load_reference(exercise).code
-    # The caller is the notebook's cell: its globals are the notebook's names.
+    # The caller is a cell of the notebook: its globals are the notebook's names.
     run_reference(exercise, code, sys._getframe(1).f_globals)
     append_event("viewed", exercise=exercise, version=card.version)
     text = f"reference solution of {exercise}, now loaded in your notebook (the exercise counts as viewed):"
@@ -65,7 +65,7 @@ def use_reference(exercise: str) -> None:
 
 
 def find_exercise(exercise: str) -> Exercise:
-    """Return the exercise's entry in the course. Raises CheckError when there is none."""
+    """Return the exercise's entry in the course. Raises CheckError if there is none."""
     cards = [card for lab in load_course().labs for card in lab.exercises]
     for card in cards:
         if card.id == exercise:
@@ -78,7 +78,7 @@ def find_exercise(exercise: str) -> Exercise:
 
 
 def load_reference(exercise: str) -> Reference:
-    """Read the solution of an exercise from its lab's source. Raises CheckError when there is none."""
+    """Read the solution of an exercise from its lab's source. Raises CheckError if there is none."""
     try:
         path = find_lab_folder(exercise.partition(".")[0]) / "lab.py"
         found = _read_references(path.read_text(encoding="utf-8")).get(exercise)
@@ -86,14 +86,14 @@ def load_reference(exercise: str) -> Reference:
         found = None
     if found is None:
         raise CheckError(
-            f"there is no reference solution of {exercise} in solutions/src.", next_step="get the whole course again."
+            f"there is no reference solution of {exercise} in solutions/src.", next_step="download the course again."
         )
     return found
 
 
 @functools.lru_cache(maxsize=32)
 def _read_references(text: str) -> dict[str, Reference]:
-    """Return every solution of a lab's source, in order."""
+    """Return every solution in a lab's source, in order."""
     solutions: dict[str, list[tuple[str, bool]]] = {}
     answers: dict[str, str] = {}
     imports: list[str] = []
@@ -127,7 +127,7 @@ def _read_references(text: str) -> dict[str, Reference]:
 
 
 def _split_region(body: str) -> list[tuple[str, bool]]:
-    """Return (line, is it the learner's) of a cell's lines, without the markers."""
+    """Return (line, whether the learner writes it) for each line of a cell, without the markers."""
     lines, is_answer = [], False
     for line in body.splitlines():
         if marker := _MARKER.match(line):
@@ -138,10 +138,10 @@ def _split_region(body: str) -> list[tuple[str, bool]]:
 
 
 def make_names(reference: Reference, code: str | None = None) -> dict:
-    """Run a version of a solution (itself by default) where its cell stands; return every name that there is then.
+    """Run a solution, or a changed version of it, in the context of its cell; return all resulting names.
 
-    The cell finds the lab's imports, the earlier answers that it calls, and what the lab's checks.py returns from
-    `scene_k()`: made-up stand-ins for what the notebook measured before.
+    The context holds the lab's imports, the earlier answers that the cell calls, and what `scene_k()` in the lab's
+    checks.py returns: made-up stand-ins for values that the notebook measured earlier.
     """
     names: dict = {"__name__": f"reference_{reference.exercise}"}
     for text in (reference.imports, reference.earlier):
@@ -154,13 +154,13 @@ def make_names(reference: Reference, code: str | None = None) -> dict:
 
 
 def run_reference(exercise: str, code: str, names: dict) -> None:
-    """Run code as a file of its own, so that a message can name its lines."""
+    """Run code under a file name of its own, so that error messages can quote its lines."""
     filename = f"<reference {exercise}>"
     linecache.cache[filename] = (len(code), None, code.splitlines(keepends=True), filename)
     try:
         exec(compile(code, filename, "exec"), names)
     except Exception as error:
         raise CheckError(
-            f"the reference solution of {exercise} stopped with {type(error).__name__}: {error}.",
+            f"the reference solution of {exercise} failed with {type(error).__name__}: {error}.",
             next_step="run the cells above it first, then call use_reference again.",
         ) from error

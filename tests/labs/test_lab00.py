@@ -26,7 +26,7 @@ def test_an_untouched_answer_is_not_attempted(stub):
 
 
 def test_a_number_in_place_of_the_function_is_told_so():
-    assert "without brackets" in judge("00.1", 3.8e9).sentence
+    assert "without parentheses" in judge("00.1", 3.8e9).sentence
 
 
 def make_answer(saved, /, **changes):

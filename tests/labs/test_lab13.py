@@ -87,7 +87,7 @@ def test_the_reference_solution_passes_with_records_of_their_own(exercise, phase
 
 @pytest.mark.parametrize("exercise", FUNCTIONS)
 def test_a_result_instead_of_the_function_is_told_so(exercise):
-    expect_failure(judge(exercise, 3.0), "the check wants the function itself")
+    expect_failure(judge(exercise, 3.0), "expected the function itself")
 
 
 @pytest.mark.parametrize(("exercise", "keys"), [
@@ -215,7 +215,7 @@ def test_a_record_that_lacks_what_the_milestone_reads_is_told_so(phase_1):
     expect_failure(judge("13.5", solve("13.5")), "raised KeyError")
     found = milestone.find_newest(phase.PHASE_1, load_records())
     claims = {claim: record.id for claim, record in found.items()}
-    with pytest.raises(Exception, match="lack what the milestone reads") as caught:
+    with pytest.raises(Exception, match="lack values that the milestone needs") as caught:
         milestone.expect_claims(phase.PHASE_1, claims, load_records(), name="claim_milestone")
     assert "run their labs again" in caught.value.outcome.sentence
 

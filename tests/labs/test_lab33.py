@@ -21,7 +21,7 @@ def expect_failure(outcome, phrase):
 
 @pytest.mark.parametrize("exercise", [f"33.{k}" for k in range(1, 6)])
 def test_a_result_instead_of_the_function_is_told_so(exercise):
-    expect_failure(judge(exercise, [1.0]), "without brackets")
+    expect_failure(judge(exercise, [1.0]), "without parentheses")
 
 
 def draw_with_memory(rate_per_s, duration_s, seed):
