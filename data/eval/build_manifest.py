@@ -1,9 +1,9 @@
 """Choose the held-out files and measure how much of them the training text holds: `python data/eval/build_manifest.py`.
 
 Writes manifest.csv and overlap.json beside this file. The files come from the packages that data/models/corpus.py holds
-out as a whole. Overlap is counted in 13-grams of words (a word is a run of letters, digits and underscores, `\\w+`;
-case kept): the share of a file's 13-grams that occur anywhere in the training text, all of it and not only the part
-that a model saw. A file above `MAX_FILE_OVERLAP` is left out: licence texts and copied code are no test.
+out as a whole. Overlap is counted in 13-grams of words (a word is a run of letters, digits and underscores, `\\w+`,
+case-sensitive): the share of a file's 13-grams that occur anywhere in the whole training text, including the part that
+no model saw. A file above `MAX_FILE_OVERLAP` is left out: licence texts and copied code do not test anything.
 """
 
 import csv
@@ -23,14 +23,14 @@ import corpus  # noqa: E402
 N = 13
 MAX_FILE_OVERLAP = 0.05
 MIN_TOKENS, MAX_TOKENS, MAX_FILES_PER_PACKAGE = 200, 2500, 30
-SAMPLE_PACKAGES = ("anyio", "jupyter-client", "nbclient", "pygments")  # near relatives, quick to count again
+SAMPLE_PACKAGES = ("anyio", "jupyter-client", "nbclient", "pygments")  # closely related, quick to recount
 COLUMNS = ("package", "version", "file", "sha256", "num_tokens", "num_characters", "num_13grams", "num_overlapping")
 WORD = re.compile(r"\w+")
 _hashes: dict[str, int] = {}
 
 
 def main() -> None:
-    """Build both files; the training text is read once and its 13-grams are kept in data/runs/training/."""
+    """Build both files; the training text is read once and its 13-grams are cached in data/runs/training/."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(HERE.parent / "models" / "python-2m" / "tokenizer.json"))
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def iter_candidates(tokenizer):
-    """Yield (row, text) of every file of the held-out packages that is neither too short nor too long, by hash."""
+    """Yield (row, text) for every held-out file that is neither too short nor too long, ordered by hash per package."""
     for name in corpus.HELD_OUT:
         dist = metadata.distribution(name)
         found = []
@@ -90,13 +90,13 @@ def iter_candidates(tokenizer):
 
 
 def iter_files(rows):
-    """Yield (row, text) of rows of the manifest, from the installed packages."""
+    """Yield (row, text) for rows of the manifest, read from the installed packages."""
     for row in rows:
         yield row, Path(metadata.distribution(row["package"]).locate_file(row["file"])).read_text(encoding="utf-8")
 
 
 def make_grams(text: str) -> np.ndarray:
-    """Return one 64-bit hash per window of 13 words (wrapping polynomial over hashes of the words)."""
+    """Return one 64-bit hash per window of 13 words (a wrapping polynomial over the words' hashes)."""
     for word in (words := WORD.findall(text)):
         if word not in _hashes:
             _hashes[word] = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
@@ -117,7 +117,7 @@ def count_overlap(grams: np.ndarray, training: np.ndarray) -> int:
 
 
 def make_sample_grams() -> tuple[np.ndarray, dict[str, str]]:
-    """Return the sorted 13-grams of a few training packages, which a test counts again, and their versions."""
+    """Return the sorted 13-grams of a few training packages, which a test recounts, and the packages' versions."""
     sources = [source for source in corpus.iter_sources() if source.name in SAMPLE_PACKAGES]
     texts = [text for source in sources for text in filter(None, map(corpus._text, source.files))]
     return np.unique(np.concatenate([make_grams(text) for text in texts])), {s.name: s.version for s in sources}

@@ -1,4 +1,4 @@
-"""Write the model cards from the measured files: `python data/models/card.py` (with `--check`: only compare).
+"""Write the model cards from the measured files: `python data/models/card.py` (`--check` only compares).
 
 Every number of data/models/README.md, python-11m/README.md and python-2m/README.md comes from training.json and
 evaluation.json beside the weights, and from data/eval/overlap.json; so does the picture loss.svg.
@@ -22,9 +22,9 @@ NAMES = {"target": "python-11m", "draft": "python-2m"}
 
 
 def main() -> None:
-    """Write the three cards and the two pictures, or say which of them is stale."""
+    """Write the three cards and the two pictures, or with `--check` list the stale ones."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--check", action="store_true", help="compare only; exit status 1 when a file is stale")
+    parser.add_argument("--check", action="store_true", help="compare only; exit status 1 if a file is stale")
     args = parser.parse_args()
     stale = []
     for path, text in make_files().items():
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def make_files(folder: Path = HERE) -> dict[Path, str]:
-    """Return the text of every generated file."""
+    """Return {path: text} of every generated file."""
     facts = {role: _load_facts(folder / name) for role, name in NAMES.items()}
     overlap = json.loads((HERE.parent / "eval" / "overlap.json").read_text())
     files = {folder / "README.md": _format_index(facts)}
@@ -64,19 +64,19 @@ def _format_index(facts: dict) -> str:
 
 {_GENERATED}
 
-They complete Python code and nothing else: real enough to measure, quantize, serve and speculate with, small enough to
-travel with the repository and to run on any processor. Weights: bf16 safetensors, Llama architecture, one tokenizer.
+They complete Python code and nothing else: real enough to measure, quantize, serve and use for speculative decoding, small
+enough to ship with the repository and to run on any processor. Weights: bf16 safetensors, Llama architecture, one tokenizer.
 
 | model | role | shape | parameters | held-out perplexity per token | decode, one thread |
 | --- | --- | --- | --- | --- | --- |
 {chr(10).join(rows)}
 
 The target accepts the draft's token {_percent(draft["acceptance"]["greedy"])} of the time when both are greedy and
-{_percent(draft["acceptance"]["temperature_1"])} at temperature 1; a token of the draft costs {_share(draft["cost_ratio"])} of
-one of the target. Intervals are 95 %.
+{_percent(draft["acceptance"]["temperature_1"])} at temperature 1; a token of the draft costs {_share(draft["cost_ratio"])} as much
+as one of the target. Intervals are 95 %.
 
-`make models` trains both again and evaluates them. `corpus.py` says what they read, `train.py` how, `evaluate.py` measures,
-`card.py` writes these cards.
+`make models` trains both again and evaluates them. `corpus.py` selects the training text, `train.py` trains, `evaluate.py`
+measures, and `card.py` writes these cards.
 """
 
 
@@ -88,7 +88,7 @@ def _format_card(role: str, facts: dict, overlap: dict) -> str:
     baselines = target["baselines"]
     perplexity = evaluation["perplexity"]
     if (perplexity["window"], perplexity["stride"]) != (target["perplexity"]["window"], target["perplexity"]["stride"]):
-        raise SystemExit("target and draft were evaluated in different ways. Next: run evaluate.py without options.")
+        raise SystemExit("target and draft were evaluated differently. Next: run evaluate.py without options.")
     parts = [f"""# {name}: a {_millions(training['num_parameters'])} Llama that completes Python ({role})
 
 {_GENERATED}
@@ -101,20 +101,20 @@ head dimension {config['head_dim']}, MLP {config['intermediate_size']:,}, tied e
 of up to 1,024) |
 | weights | {training['num_parameters']:,} parameters, bf16, {format_bytes(fact['bytes'])} |
 | tokens seen | {_millions(training['tokens_seen'])} in {training['num_steps']:,} steps of {training['batch_tokens']:,}, \
-of {_millions(training['corpus_tokens'])} in the corpus; none twice |
+of {_millions(training['corpus_tokens'])} in the corpus; nothing twice |
 | trained on | {training['device_name']} ({training['device']}, {training['threads']} threads), \
 {format_seconds(training['seconds'])}, torch {training['torch']} |
 | command | `{training['command']}` (seed {training['seed']}) |
 
 ## What it can and cannot do
 
-It continues Python source: indentation, common idioms, names it has just seen. It knows no facts, follows no
-instructions, and its code is not to be run unread. It exists for measurements: it is far from converged, and a result on it
-says how a method behaves, not how good a large model would be.
+It continues Python source: indentation, common idioms, names it has just seen. It knows no facts and follows no
+instructions; do not run its code without reading it. It exists for measurements: it is far from converged, and a result on it
+shows how a method behaves, not how good a large model would be.
 
 ## Quality on text it never saw
 
-{heldout['num_files']} files, {heldout['num_tokens']:,} tokens, of packages that were left out of the training text as a whole
+{heldout['num_files']} files, {heldout['num_tokens']:,} tokens, from packages that were left out of the training text as a whole
 (`data/eval/manifest.csv`); {overlap['overlap_fraction']:.2%} of their {overlap['unit']} occur anywhere in the training text.
 Perplexity per token, window {perplexity['window']:,}, stride {perplexity['stride']}, with BOS; 95 % interval over files.
 
@@ -125,8 +125,8 @@ Perplexity per token, window {perplexity['window']:,}, stride {perplexity['strid
 {_row(NAMES['draft'], draft['perplexity'])}
 {_row(NAMES['target'], target['perplexity'])}
 
-The unigram and the bigram model counted all {_millions(baselines['bigram']['num_training_tokens'])} tokens of the corpus. \
-Target minus draft, in pairs: {_difference(draft['target_minus_draft_nats'])}.
+The unigram and bigram models count all {_millions(baselines['bigram']['num_training_tokens'])} tokens of the corpus. \
+Target minus draft, paired: {_difference(draft['target_minus_draft_nats'])}.
 """]  # fmt: skip
     parts.append(_format_rounding(target["rounding"]) if role == "target" else _format_acceptance(draft))
     parts.append(_format_speed(evaluation, role, draft))
@@ -135,15 +135,15 @@ Target minus draft, in pairs: {_difference(draft['target_minus_draft_nats'])}.
     parts.append(_format_sources(training))
     parts.append(f"""## Train it better
 
-With a GPU, or with more time, let it read more of the corpus:
+With a GPU, or with more time, train it on more of the corpus:
 `python data/models/train.py {role} --tokens {_whole_corpus(training)} --work NEW_FOLDER`, then `python data/models/evaluate.py`
-and `python data/models/card.py`. The numbers in the labs' stored outputs belong to the weights that are here.
+and `python data/models/card.py`. The numbers in the labs' stored outputs belong to the present weights.
 """)  # fmt: skip
     return "\n".join(parts)
 
 
 def _format_rounding(rounding: dict) -> str:
-    # Files differ far more than widths do: the digits that the differences support are those of the paired intervals.
+    # Files differ far more than bit widths do, so the digits shown are those that the paired intervals support.
     differences = list(rounding["differences_nats"].values())
     spreads = [(d["high"] - d["low"]) / 2 for d in [differences[0], *differences]]
     bits = [f"| {_bits(bits)} | {format_number(p['value'], spread * p['value'])} |"
@@ -157,7 +157,7 @@ def _format_rounding(rounding: dict) -> str:
 | --- | --- |
 {chr(10).join(bits)}
 
-| in pairs, nats per token | difference (95 % interval) | the first is |
+| paired, nats per token | difference (95 % interval) | the first is |
 | --- | --- | --- |
 {chr(10).join(rows)}
 """  # fmt: skip
@@ -171,7 +171,7 @@ At {acceptance["num_positions"]:,} positions of {acceptance["num_files"]} held-o
 
 | | share of tokens accepted |
 | --- | --- |
-| greedy: both have the same first choice | {_percent(acceptance["greedy"])} |
+| greedy: both choose the same token | {_percent(acceptance["greedy"])} |
 | temperature 1: sum over the vocabulary of min(p, q) | {_percent(acceptance["temperature_1"])} |
 """
 
@@ -182,9 +182,10 @@ def _format_speed(evaluation: dict, role: str, draft: dict) -> str:
 
 {_speed(evaluation["decode"])} decode of one sequence with one thread in {evaluation["dtype"]} on {host["cpu"]["name"]}, \
 {host["cpu"]["num_cores"]} cores (median of \
-{len(evaluation["decode"]["tok_per_s"])} runs of {evaluation["decode"]["num_tokens"]} tokens, 95 % interval; the model with
-its cache and a greedy choice, without `generate`; load average \
-{host["load_average"][0]:.1f}). The draft's token costs {_share(ratio)} of the target's ({ratio["num_pairs"]} pairs, in turns).
+{len(evaluation["decode"]["tok_per_s"])} runs of {evaluation["decode"]["num_tokens"]} tokens, 95 % interval; forward calls with
+a KV cache and greedy sampling, without `generate`; load average \
+{host["load_average"][0]:.1f}). A token of the draft costs {_share(ratio)} as much as one of the target ({ratio["num_pairs"]} \
+pairs, in turns).
 Measured on {evaluation["date"]} with torch {evaluation["versions"]["torch"]}, transformers \
 {evaluation["versions"]["transformers"]}, by `{evaluation["command"]}`.
 """
@@ -203,8 +204,8 @@ def _format_completions(rows: list[dict]) -> str:
     parsed = sum(row["is_python"] for row in rows)
     return f"""## Greedy completions
 
-The block character marks where the prompt ends; each text is cut after 48 tokens. {parsed} of {len(rows)} are valid
-Python up to the cut.
+The block character marks the end of the prompt; each completion stops after 48 tokens. {parsed} of {len(rows)} are valid
+Python up to that point.
 
 {(chr(10) * 2).join(blocks)}
 """
@@ -219,9 +220,9 @@ def _format_sources(training: dict) -> str:
         packages = ", ".join(f"{s['package']} {s['version']}" for s in sources)
         rows.append(f"| {licence} | {len(sources)} | {sum(s['num_files'] for s in sources):,} | "
                     f"{sum(s['num_characters'] for s in sources) / 1e6:.1f} | {packages} |")  # fmt: skip
-    return f"""## What it read
+    return f"""## Training text
 
-Python source that the locked environment already holds, under permissive licences (`corpus.py` has the rules); \
+Python source that the locked environment already contains, under permissive licences (`corpus.py` has the rules); \
 {len(training["sources"])} sources. The licences are those that the packages declare.
 
 | licence | packages | files | million characters | which |
@@ -231,7 +232,7 @@ Python source that the locked environment already holds, under permissive licenc
 
 
 def format_loss_curve(training: dict, *, width: int = 640, height: int = 260) -> str:
-    """Return the loss curve as SVG: thin line every step, thick line the mean of 20 steps."""
+    """Return the loss curve as SVG: a thin line through every step, a thick line for the mean of 20 steps."""
     loss, batch = training["loss_nats"], training["batch_tokens"]
     left, right, top, bottom = 46, 12, 12, 36
     low, high = int(min(loss)), int(max(loss)) + 1
@@ -264,7 +265,7 @@ def format_loss_curve(training: dict, *, width: int = 640, height: int = 260) ->
 
 
 _GENERATED = "<!-- Written by data/models/card.py from measured files. Do not edit by hand. -->"
-_LICENCES = (  # the first pattern that is found names the row
+_LICENCES = (  # (name of the row, pattern)
     ("Apache-2.0", r"Apache"), ("BSD", r"BSD"), ("MIT", r"MIT"), ("PSF", r"PSF|Python Software"), ("ISC", r"ISC"),
 )  # fmt: skip
 
@@ -283,7 +284,7 @@ def _millions(count: int) -> str:
 
 
 def _with_interval(p: dict, scale: float = 1.0, unit: str = "") -> str:
-    """Return "23.0 (21.9 to 24.2)", digits by the interval's width."""
+    """Write "23.0 (21.9 to 24.2)", with as many digits as the interval's width supports."""
     value, low, high = (p[key] * scale for key in ("value", "low", "high"))
     number, ends = format_number(value, (high - low) / 2), [format_number(x, (high - low) / 2) for x in (low, high)]
     return f"{number}{unit} ({ends[0]} to {ends[1]}{unit})"

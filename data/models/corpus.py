@@ -1,7 +1,7 @@
-"""What do the small models read? Python source under permissive licences that the locked environment already holds.
+"""What are the small models trained on? Permissively licensed Python source that the locked environment contains.
 
-The corpus is derived, never downloaded: the standard library of the running Python and the pure-Python files of the
-pinned packages. The held-out packages (`data/eval/`) are left out as a whole, so that no file of theirs is ever seen.
+The corpus is never downloaded: it is the standard library of the running Python plus the pure-Python files of the
+pinned packages. The held-out packages (`data/eval/`) are left out as a whole, so no model sees any of their files.
 Everything is ordered by SHA-256, so the same environment gives the same corpus.
 """
 
@@ -13,23 +13,30 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-# Pinned, pure Python, permissive, small wheels: kept for evaluation only (data/eval/manifest.csv names the files).
+# Pinned, pure Python, permissive, small wheels: used for evaluation only (data/eval/manifest.csv lists the files).
 HELD_OUT = (
     "fastapi", "httpx", "jupyter-server", "mistune", "nbconvert", "networkx", "rich", "starlette", "tornado", "uvicorn",
 )  # fmt: skip
-# They carry text of a held-out package: a fork (httpx2) or code generated with one template.
+# These contain text of a held-out package: they are forks (httpx2) or generated from the same template.
 FORKS = ("httpx2", "httpcore2", "sse-starlette", "fastapi-cli", "fastapi-cloud-cli", "rich-toolkit")
-NOT_READ = {"labkit", "pip", "setuptools", "uv"}  # ours, or of a version that the machine brings
+NOT_READ = {"labkit", "pip", "setuptools", "uv"}  # our own, or in a version that depends on the machine
 PERMISSIVE = re.compile(r"\b(MIT|BSD|Apache|ISC|PSF|Python Software Foundation|0BSD|HPND|Unlicense)\b", re.I)
 COPYLEFT = re.compile(r"GPL|MPL|Mozilla|EPL|CDDL|CC-BY-SA", re.I)
 SKIPPED_FOLDERS = {"test", "tests", "testing", "idlelib", "lib2to3", "turtledemo", "site-packages", "validators"}
 SKIPPED_FOLDERS |= {"_vendor", "_vendored", "vendor", "vendored_packages", "third_party", "__pycache__", "graph_objs"}
-MAX_BYTES_PER_PACKAGE = 1_200_000  # one large package must not drown the rest
+MAX_BYTES_PER_PACKAGE = 1_200_000  # keeps a large package from dominating
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One package that the corpus reads: its name, version, licence and the files that it gives."""
+    """One package in the corpus.
+
+    Attributes:
+        name: normalized name of the package, or "standard library".
+        version: its installed version.
+        licence: its licence in one line, as it declares it.
+        files: paths of the Python files that it contributes.
+    """
 
     name: str
     version: str
@@ -38,7 +45,7 @@ class Source:
 
 
 def iter_sources() -> Iterator[Source]:
-    """Yield the standard library, then every installed distribution under a permissive licence, by name."""
+    """Yield the standard library, then every installed package under a permissive licence, ordered by name."""
     import platform
 
     stdlib = Path(sysconfig.get_path("stdlib"))
@@ -56,7 +63,7 @@ def iter_sources() -> Iterator[Source]:
 
 
 def load_documents() -> tuple[list[str], list[dict]]:
-    """Return the texts of the corpus in a fixed shuffled order, and one row per source for the model card."""
+    """Return the corpus's texts in a fixed shuffled order, and one row per source for the model card."""
     documents, rows, seen_lines = [], [], set()
     for source in iter_sources():
         kept, size = 0, 0
@@ -64,7 +71,7 @@ def load_documents() -> tuple[list[str], list[dict]]:
         for text in sorted(filter(None, map(_text, source.files)), key=_digest):
             lines = [line for line in text.splitlines() if len(line.strip()) > 20]
             fresh = [line for line in lines if line not in seen_lines]
-            # Copies with small variations (generated clients, forks of one model file) teach nothing new.
+            # Near-copies (generated clients, forks of one model file) add nothing new.
             if len(fresh) < 0.5 * len(lines) or (cap and size + len(text) > cap):
                 continue
             seen_lines.update(lines)
@@ -84,7 +91,7 @@ def _readable(root: Path, paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _text(path: Path) -> str | None:
-    """Return the file's text, or None for what is too short, too long, not UTF-8, or data rather than code."""
+    """Return the file's text, or None if it is too short, too long, not UTF-8, or data rather than code."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -105,7 +112,7 @@ def _normal(name: str) -> str:
 
 
 def _licence(dist: metadata.Distribution) -> str:
-    """Return a one-line licence: the SPDX expression, else the classifiers, else the first line of the field."""
+    """Return the licence in one line: the SPDX expression, else the classifiers, else the field's first line."""
     if expression := dist.metadata.get("License-Expression"):
         return expression
     classifiers = [c for c in dist.metadata.get_all("Classifier") or () if c.startswith("License ::")]

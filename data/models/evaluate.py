@@ -1,15 +1,16 @@
 """How good are the two small models? `python data/models/evaluate.py` measures both and writes their evaluation.json.
 
-Everything is measured on the held-out text (data/eval/), whose packages no model ever saw:
+Everything is measured on the held-out text (data/eval/), from packages that no model has seen:
 
-- perplexity of both on all files, beside a unigram and a bigram model of the whole training text (more than they saw)
+- perplexity of both on all files, compared with a unigram and a bigram model of the whole training text (more than the
+  models saw)
 - how often the target would accept the draft's token: greedy agreement, and at temperature 1 the sum over the
   vocabulary of min(p, q), the acceptance probability of speculative sampling (Leviathan et al. 2023, arXiv:2211.17192)
-- what round-to-nearest costs the target at 8, 4, 3 and 2 bits, in pairs
+- what round-to-nearest costs the target at 8, 4, 3 and 2 bits, paired by file
 - decode speed of both with one thread, in turns; greedy completions as text
 
-Acceptance and rounding use the first files of the manifest (which is ordered by hash, a fair sample): their numbers
-stand in the result. All intervals are over files. Model cards are made from these files by data/models/card.py.
+Acceptance and rounding use the first files of the manifest (ordered by hash, so a fair sample); the result says how
+many. All intervals are over files. data/models/card.py writes the model cards from the results.
 """
 
 import argparse
@@ -41,8 +42,8 @@ from labkit.stats import compare, summarize  # noqa: E402
 WINDOW, STRIDE, GROUP = 1024, 512, 128
 NUM_STEPS = 64  # of one decode run
 BITS = (8, 4, 3, 2)
-# They end where a token ends: after ":\n    " the models would have to go on with a token that has no spaces before it,
-# which the text that they read never did.
+# Prompts end at a token boundary. After ":\n    " the models would have to continue with a token that has no spaces,
+# which never happens in their training text.
 PROMPTS = (
     "def read_lines(path):",
     "class Stack:\n    def __init__(self",
@@ -58,15 +59,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", type=Path, default=HERE / "python-11m")
     parser.add_argument("--draft", type=Path, default=HERE / "python-2m")
-    parser.add_argument("--training", type=Path, default=HERE.parent / "runs" / "training", help="the work of train.py")
-    parser.add_argument("--files", type=int, help="only the first so many held-out files (a try-out; 6 or more)")
+    parser.add_argument("--training", type=Path, default=HERE.parent / "runs" / "training", help="train.py's --work")
+    parser.add_argument("--files", type=int, help="use only the first N held-out files (for a trial run; at least 6)")
     parser.add_argument("--acceptance-files", type=int, default=60)
     parser.add_argument("--rounding-files", type=int, default=70)
     parser.add_argument("--pairs", type=int, default=20, help="decode runs of each model")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     if args.files is not None and args.files < 6:
-        parser.error(f"--files is {args.files}: 6 files at least, fewer give no interval")
+        parser.error(f"--files is {args.files}: use at least 6, fewer files give no interval")
     torch.set_num_threads(args.threads)
     logging.disable_progress_bar()
     started = time.perf_counter()
@@ -108,10 +109,10 @@ def main() -> None:
 
 
 def measure_baselines(training_ids: np.ndarray, documents: list[list[int]], like) -> dict:
-    """Return unigram and bigram perplexity on the same tokens; both read every token of the training text.
+    """Return unigram and bigram perplexity on the same tokens; both models count every token of the training text.
 
-    Unigram: add one. Bigram: Witten-Bell, (c(h, w) + T(h) p(w)) / (c(h) + T(h)) with T(h) the number of different
-    successors of h (Witten and Bell 1991); nothing is tuned.
+    Unigram: add-one smoothing. Bigram: Witten-Bell, (c(h, w) + T(h) p(w)) / (c(h) + T(h)) with T(h) the number of
+    distinct successors of h (Witten and Bell 1991). Nothing is tuned.
     """
     size = 4096
     unigram_counts = np.bincount(training_ids, minlength=size).astype(np.float64)
@@ -135,7 +136,7 @@ def measure_baselines(training_ids: np.ndarray, documents: list[list[int]], like
 
 @torch.inference_mode()
 def measure_acceptance(target, draft, documents: list[list[int]]) -> dict:
-    """Return greedy agreement and expected acceptance at temperature 1, at every position of the held-out text."""
+    """Return greedy agreement and expected acceptance at temperature 1, over all positions of the held-out text."""
     rows = []
     for ids in documents:
         pieces = [([0, *ids])[i : i + WINDOW] for i in range(0, len(ids), WINDOW)]
@@ -157,7 +158,7 @@ def measure_acceptance(target, draft, documents: list[list[int]]) -> dict:
 
 
 def measure_decode(target, draft, tokenizer, num_pairs: int) -> tuple[dict, dict]:
-    """Return the decode speed of both, one thread, in turns; the first pair only warms up."""
+    """Return the decode speeds of both models with one thread, in turns; the first pair is the warm-up."""
     torch.set_num_threads(1)
     speeds = ([], [])
     for turn in range(num_pairs + 1):
@@ -170,7 +171,7 @@ def measure_decode(target, draft, tokenizer, num_pairs: int) -> tuple[dict, dict
 
 @torch.inference_mode()
 def _decode(model, tokenizer, *, num_steps: int = NUM_STEPS) -> float:
-    """Return decode steps per second: the model with its cache, greedy choice, nothing else (no `generate`)."""
+    """Return decode steps per second of forward calls with a KV cache and greedy sampling, without `generate`."""
     cache = DynamicCache(config=model.config)
     token = model(tokenizer(PROMPTS[0], return_tensors="pt").input_ids, past_key_values=cache).logits[:, -1:].argmax(-1)
     start_s = time.perf_counter()
@@ -184,7 +185,7 @@ def measure_rounding(target, tokenizer, documents, unrounded, log) -> dict:
     """Return perplexity after rounding all linear layers of the blocks, and paired differences between widths.
 
     Asymmetric round-to-nearest in groups of 128 inputs (a float scale and a float minimum each); embedding and norms
-    are left alone. "16" is the model before rounding (bf16 weights): the first documents of `unrounded`.
+    stay as they are. "16" is the model before rounding (bf16 weights): the first documents of `unrounded`.
     """
     linear = [module for module in target.model.layers.modules() if isinstance(module, torch.nn.Linear)]
     originals = [module.weight.detach().clone() for module in linear]
@@ -209,7 +210,7 @@ def measure_rounding(target, tokenizer, documents, unrounded, log) -> dict:
 
 
 def round_to_nearest(weight: torch.Tensor, *, bits: int) -> torch.Tensor:
-    """Return `weight` (outputs, inputs) with each group of 128 inputs on 2**bits evenly spaced values, min to max."""
+    """Round `weight` (outputs, inputs): each group of 128 inputs to 2**bits evenly spaced values from min to max."""
     groups = weight.reshape(weight.shape[0], -1, GROUP)  # (out, groups, 128)
     low, high = groups.amin(-1, keepdim=True), groups.amax(-1, keepdim=True)
     scale = ((high - low) / (2**bits - 1)).clamp_min(1e-12)
@@ -217,7 +218,7 @@ def round_to_nearest(weight: torch.Tensor, *, bits: int) -> torch.Tensor:
 
 
 def make_completions(model, tokenizer) -> list[dict]:
-    """Return greedy completions of 48 tokens, and whether prompt and completion are valid Python so far."""
+    """Return greedy completions of 48 tokens, and for each whether prompt and completion are valid Python so far."""
     rows = []
     for prompt in PROMPTS:
         text = run_generation(model, tokenizer, prompt, num_tokens=48).text
@@ -226,7 +227,7 @@ def make_completions(model, tokenizer) -> list[dict]:
 
 
 def _is_python(text: str) -> bool:
-    """Say whether the text is a beginning of valid Python, with or without its last, cut-off line."""
+    """Tell whether the text is the beginning of valid Python, with or without its last, cut-off line."""
     for part in (text, text[: text.rfind("\n") + 1]):
         try:
             with warnings.catch_warnings():
@@ -239,7 +240,7 @@ def _is_python(text: str) -> bool:
 
 
 def _load(folder: Path):
-    """Load in float32: the arithmetic then is the same on every machine, the weights are the bf16 ones."""
+    """Load the bf16 weights in float32, so that the arithmetic is the same on every machine."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True).eval()
 
 
@@ -264,7 +265,7 @@ def _like(like, nats, num_units=None, names=None):
 
 
 def _write_perplexity(p, *, has_files: bool = True) -> dict:
-    """Return value, interval and every file's nats; names and tokens of the files stand in the model's own entry."""
+    """Return value, interval and the nats of each file; file names and token counts are in the model's own entry."""
     files = {"files": list(p.names), "num_tokens": list(p.num_units)} if has_files else {}
     return {"value": p.perplexity, "low": p.interval.low, "high": p.interval.high, "unit": p.unit, "window": p.window,
             "stride": p.stride, "has_bos": p.has_bos, "num_files": len(p.names), **files,

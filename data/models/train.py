@@ -1,11 +1,11 @@
 """Train one of the two small models that the repository ships: `python data/models/train.py target --tokens 3.9e6`.
 
-Both are Llama models for Python source with one byte-level BPE tokenizer of 4,096 tokens. The order of the data depends
-on the seed alone, so a stopped run continues from its checkpoint (`--work`) with the batches that it had not seen.
+Both are Llama models for Python source and share one byte-level BPE tokenizer of 4,096 tokens. The order of the data
+depends only on the seed, so an interrupted run continues from its checkpoint (`--work`) with the batches not yet seen.
 
 Optimizer: Muon for the matrices of the blocks (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/), AdamW
-for the embedding and the norms. Learning rate: warm-up, constant, linear to zero over the last `DECAY` of the tokens.
-The first part reads windows of 256 tokens, the last `LONG` of the tokens windows of 1,024, so that later positions are
+for the embedding and the norms. Learning rate: warm-up, constant, then linear to zero over the last `DECAY` of the
+tokens. Windows have 256 tokens at first and 1,024 for the last `LONG` of the tokens, so that later positions are
 trained too.
 """
 
@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads beside another process cost 15 to 40 times
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads beside another process: 15 to 40 times slower
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.resolve().parents[1]))
 
@@ -77,7 +77,7 @@ def make_config(name: str) -> LlamaConfig:
 
 
 def prepare_corpus(work: Path) -> tuple[PreTrainedTokenizerFast, np.ndarray, list[dict]]:
-    """Return the tokenizer, all token ids (uint16, one document after another) and the sources; kept in `work`."""
+    """Return the tokenizer, all token ids (uint16, documents concatenated) and the sources; cached in `work`."""
     tokenizer_file, ids_file, sources_file = work / "tokenizer.json", work / "ids.npy", work / "sources.json"
     if not ids_file.exists():
         documents, sources = corpus.load_documents()
@@ -87,7 +87,7 @@ def prepare_corpus(work: Path) -> tuple[PreTrainedTokenizerFast, np.ndarray, lis
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(vocab_size=4096, special_tokens=[END], show_progress=False,
                                       initial_alphabet=pre_tokenizers.ByteLevel.alphabet())  # fmt: skip
-        bpe.train_from_iterator(documents[::4], trainer)  # a quarter fixes the merges of the most frequent pairs
+        bpe.train_from_iterator(documents[::4], trainer)  # a quarter is enough for the most frequent pairs
         bpe.save(str(tokenizer_file))
         encoded = bpe.encode_batch(documents)
         ids = np.concatenate([np.array([0, *e.ids], dtype=np.uint16) for e in encoded])
@@ -159,7 +159,7 @@ def run_training(model: LlamaForCausalLM, ids: np.ndarray, args, device: str) ->
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, then the nearest orthogonal matrix as the step; in float32.
+    """Applies momentum, then steps by the nearest orthogonal matrix, in float32.
 
     `torch.optim.Muon` multiplies in bfloat16: 1.1 GFLOP/s against 151 in float32 on a CPU without bf16 instructions.
     """
@@ -179,7 +179,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor, *, num_iterations: int = 5) -> torch.Tensor:
-    """Return a matrix near U V^T of `matrix` = U S V^T by the quintic Newton-Schulz iteration of the Muon post."""
+    """Approximate U V^T of `matrix` = U S V^T by the quintic Newton-Schulz iteration of the Muon post."""
     x = matrix / (matrix.norm() + 1e-7)
     is_tall = x.size(0) > x.size(1)
     x = x.T if is_tall else x

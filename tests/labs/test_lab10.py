@@ -115,7 +115,7 @@ def test_a_record_without_samples_of_the_second_batch_is_read_too():
 
 def test_a_record_of_the_first_version_of_the_lab_is_not_asked_for_a_budget():
     save_own(checks.MADE[0], without=["gemv_byte_per_s"])
-    assert "measure, and check again for your own" in judge("10.5", solve("10.5")).sentence
+    assert "measure, then check again with your own" in judge("10.5", solve("10.5")).sentence
 
 
 # The finding

@@ -142,7 +142,7 @@ _FLOAT32 = "gemm_float32_flop_per_s"
 
 
 def _make_record(number, *, decode_s, gemm, bandwidth, gemv, dispatch_s, flops, num_bytes, weights, gemm_key=_FLOAT32):
-    """Return a made-up record; with another `gemm_key`, the rate of float32 stands beside it as a decoy."""
+    """Return a made-up record; with another `gemm_key`, the float32 rate is in it too, as a decoy."""
     samples = {"decode_s": decode_s, _FLOAT32: [0.06 * rate for rate in gemm], gemm_key: gemm,
                "bandwidth_byte_per_s": bandwidth, "gemv_byte_per_s": gemv, "dispatch_s": dispatch_s,
                "decode_batch4_s": [2 * s for s in decode_s]}  # fmt: skip
@@ -196,12 +196,12 @@ def judge_budget(record) -> dict:
 
 
 def check_4(read_record) -> Outcome:
-    """The distance of a record from its ceiling: made-up ones, then the learner's own, recomputed from its samples."""
+    """The distance of a record from its ceiling: made-up records, then the learner's own, recomputed from samples."""
     expect_function(read_record, "read_record")
     _expect_readings(read_record, judge_record, MADE, where="made-up record")
     own = list(load_records(lab="10", name="roofline"))
     if not own:
-        return passed("the made-up records are read right; measure, and check again for your own.")
+        return passed("the made-up records are read correctly; measure, then check again with your own.")
     _expect_readings(read_record, judge_record, own[-1:], where="your record")
     right = judge_record(own[-1])
     return passed(
@@ -212,13 +212,13 @@ def check_4(read_record) -> Outcome:
 
 
 def check_5(decode_budget) -> Outcome:
-    """The budget of a step: made-up records with another largest part each, then the learner's own, recomputed."""
+    """The budget of a step: made-up records, each with a different largest part, then the learner's own, recomputed."""
     expect_function(decode_budget, "decode_budget")
     _expect_readings(decode_budget, judge_budget, MADE, where="made-up record")
-    # A record of the lab's first version has no GEMV of its own.
+    # A record from the lab's first version has no GEMV samples.
     own = [record for record in load_records(lab="10", name="roofline") if "gemv_byte_per_s" in record.samples]
     if not own:
-        return passed("the made-up records are read right; measure, and check again for your own.")
+        return passed("the made-up records are read correctly; measure, then check again with your own.")
     _expect_readings(decode_budget, judge_budget, own[-1:], where="your record")
     right = judge_budget(own[-1])
     return passed(
@@ -260,7 +260,7 @@ def _expect_readings(function, judge, records, *, where) -> None:
     if differs <= ends:
         fail(f"{where}: the shares are right, `low` and `high` are not: the ideal time over the ends of p50_interval.")
     name = wrong[k][0]
-    fail(f"{where}: `{name}` is {got[name]:.4g}, and {right[name]:.4g} follows from its samples.")
+    fail(f"{where}: `{name}` is {got[name]:.4g}, but its samples give {right[name]:.4g}.")
 
 
 def _read_answer(function, record, right, where) -> dict:
@@ -272,12 +272,12 @@ def _read_answer(function, record, right, where) -> dict:
         if names and (not isinstance(value, str) or value not in names):
             fail(f"{where}: `{key}` is {shorten(repr(value), 40)}: write one of {', '.join(names)}.")
         if not names and key != "record" and not is_number(value):
-            fail(f"{where}: `{key}` is {shorten(repr(value), 40)}, and a number was asked for.")
+            fail(f"{where}: `{key}` is {shorten(repr(value), 40)}, expected a number.")
     return got
 
 
 def _refuse_library(learner, *args, **kwargs) -> None:
-    """Fail when labkit's own roofline, or the check itself, does the exercise, under whatever name it was called."""
+    """Fail if labkit's own roofline, or the check itself, does the exercise, under whatever name it was called."""
     frames = probe_frames(learner.function, *args, **kwargs)
     if any(frame.startswith(("labkit.roofline.", "labkit.checks.", f"{__name__}.")) for frame in frames):
-        fail("the course's own code is the answer itself: write the formula by hand once, then trust the library.")
+        fail("this calls the course's own answer: write the formula by hand once, then trust the library.")

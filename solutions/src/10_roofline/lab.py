@@ -64,8 +64,8 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that
 # - **L2**, one for all SMs: some hundreds;
 # - **HBM** (or GDDR), the memory on the board: more; the weights and the KV cache live here.
 #
-# A CPU core has the same staircase (registers, L1, L2, L3, memory), few threads, and wide vector instructions. The next cell
-# shows this machine's own staircase. Without a GPU it shows a published one, and says so.
+# A CPU core has the same kind of memory hierarchy (registers, L1, L2, L3, memory), few threads, and wide vector instructions.
+# The next cell shows this machine's own hierarchy. Without a GPU it shows a published GPU's, and says so.
 
 # %%
 gpu_name = machine.gpus[0].name if machine.gpus else "NVIDIA H100 80GB HBM3"
@@ -115,7 +115,7 @@ for m in (1, 4096):
 #
 # <details><summary>Hint 1</summary>
 #
-# Three matrices: two are read, one is written. How many values has each?
+# Three matrices: two are read, one is written. How many values does each have?
 #
 # </details>
 #
@@ -162,7 +162,7 @@ if ready("10.1"):
 #
 # $$\text{FLOPs} = B\,\big(2N + 4\,L\,H\,D\,(S + 1)\big) \qquad \text{bytes} = b\,\big(N + B \cdot 2\,L\,G\,D\,(S + 1)\big)$$
 #
-# The new token looks at itself too, so $S + 1$. The weights are read **once for the whole batch**; each sequence has its own
+# The new token attends to itself too, so $S + 1$. The weights are read **once for the whole batch**; each sequence has its own
 # cache. The input embedding is only looked up (one row), so its table does not count; the head is multiplied, *tied* to that
 # table or not. Norms and activations are left out here: `labkit.roofline` counts them.
 #
@@ -252,12 +252,12 @@ if ready("10.2"):
 # ## 4 · Three ceilings
 #
 # A step cannot end before its arithmetic is done, nor before its bytes have arrived. Small models often meet a third limit first:
-# **dispatch**, the time that Python and the framework take to say what to do. It is the time of a step whose arithmetic is almost
-# nothing, and it grows with the number of *operations*, so with layers.
+# **dispatch**, the time that Python and the framework need to start the operations. It is the time of a step with almost no
+# arithmetic, and it grows with the number of *operations*, so with the number of layers.
 #
 # $$t \ge \max\left(\frac{\text{FLOPs}}{P},\; \frac{\text{bytes}}{W},\; t_\text{dispatch}\right) \quad [\text{s}]$$
 #
-# The largest **binds**, and the ceiling has its name. (On a GPU the three overlap. On a CPU the thread that dispatches also
+# The largest **binds** and gives the ceiling its name. (On a GPU the three overlap. On a CPU the thread that dispatches also
 # computes, so the true limit lies higher, near dispatch *plus* the larger of the others. We call the largest the ceiling on
 # both, and look at the sum later.)
 #
@@ -315,8 +315,8 @@ predict("10.p1", 50, unit="%")
 # %% [markdown]
 # ### Measure: how fast do bytes arrive?
 #
-# A copy at growing **working sets**: the bytes that are touched again and again. As long as they fit in a cache, they come from
-# there. The blue line marks what one decode step of your model touches: *this* is the bandwidth that counts for it.
+# A copy at growing **working sets**: the bytes that are accessed repeatedly. As long as they fit in a cache, they come from
+# there. The blue line marks the bytes that one decode step of your model reads: the bandwidth *there* is the one that counts.
 
 # %%
 ARE_READY = all([ready("10.1"), ready("10.2"), ready("10.3")])
@@ -359,9 +359,9 @@ if ARE_READY:
 # %% [markdown]
 # ### Measure: the real thing, in turns with its ceilings
 #
-# Decode steps of your model, *in turns* with everything that limits them, so that a slow moment of the machine affects all of it:
+# Decode steps of your model, *in turns* with everything that limits them, so that a slow moment of the machine affects them all:
 #
-# - a **narrow** model's steps: the same layers and operations, and next to no width. Its time is the dispatch;
+# - steps of a **narrow** model: the same layers and operations, but almost no width. Its time is the dispatch time;
 # - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth
 #   *ceiling*; the speed that the GEMV really reaches goes into the budget of exercise 10.5;
 # - a product, for the FLOP/s.
@@ -432,7 +432,7 @@ if ARE_READY:
 # %% [markdown]
 # ### The record
 #
-# All samples go into one record, the ceilings beside the decode that they limit.
+# All samples go into one record: the ceilings, and the decode that they limit.
 
 # %%
 if ARE_READY:
@@ -452,8 +452,8 @@ if ARE_READY:
     print(f"saved as {record.id}")
 
 # %% [markdown]
-# For each: the ceiling that binds, the share of it that was reached, and the share of *dispatch and the longer of the others in
-# turns*, which is the fairer limit where one thread does both.
+# For each point: the ceiling that binds, the share of it that was reached, and (*in turns*) the share if dispatch and the longer
+# of the other two run one after the other, which is the fairer limit where one thread does both.
 
 # %%
 LABELS = {"decode_s": "1 sequence", "decode_batch4_s": "4 sequences", "decode_batch16_s": "16 sequences",
@@ -619,7 +619,7 @@ if ARE_READY:
 #
 # - **dispatch**: the time of the narrow model's step;
 # - **weights**: their bytes at the speed that a GEMV *really* reaches. A copy may be faster, but a decode step does not copy;
-# - **rest**: what neither explains. Where the two add up to more than the step (a GPU does both at once), nothing is left: 0.
+# - **rest**: what neither explains. If the two add up to more than the step (a GPU does both at once), the rest is 0.
 #
 # $$t_\text{rest} = \max\left(0,\; t - t_\text{dispatch} - \frac{\text{weight bytes}}{W_\text{GEMV}}\right) \quad [\text{s}]$$
 #
@@ -664,8 +664,8 @@ def decode_budget(record):
 check("10.5", decode_budget)
 
 # %% [markdown]
-# From these fields comes the sentence that a colleague asks you for. It follows your numbers. How would you put it? Nobody grades
-# that.
+# From these fields comes the sentence that a colleague asks you for. It follows your numbers. How would you put it? This is not
+# graded.
 
 # %%
 PARTS = {"dispatch": "dispatch", "weights": "weights at the speed of a GEMV", "rest": "explained by neither"}
@@ -696,9 +696,9 @@ if ARE_READY and ready("10.4") and ready("10.5"):
 # %% [markdown]
 # ## 6 · Break it: memory that was never there
 #
-# Here is a bandwidth benchmark with one believable mistake: it reads an array that was allocated and never written. The operating
+# Here is a bandwidth benchmark with one plausible mistake: it reads an array that was allocated but never written. The operating
 # system provides such memory only at the first write. Until then every page *is* the same page of zeros, and that page sits in a
-# cache. On most Linux systems the array reads as if memory were a cache.
+# cache. On most Linux systems the array then reads as fast as a cache.
 
 # %%
 if ARE_READY:

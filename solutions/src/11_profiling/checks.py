@@ -44,7 +44,7 @@ _TREES = [
      "a call may lie in a call of its own name: 3 s + 3 s."),
     ([("a", 0.0, 16.0), ("b", 1.0, 15.0), ("c", 2.0, 14.0), ("d", 3.0, 13.0)],
      {"a": 2.0, "b": 2.0, "c": 2.0, "d": 10.0},
-     "only the direct children are taken off: c is inside b, and b's time holds it already."),
+     "only the direct children are subtracted: c is inside b, whose time already includes it."),
     ([], {}, "no events, no times."),
 ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def find_self_times(events) -> dict[str, float]:
 
 
 def draw_tree(draw) -> list[tuple[str, float, float]]:
-    """Random nested events with eighths of seconds, no two with the same interval, shuffled."""
+    """Return random nested events in eighths of a second, no two with the same interval, shuffled."""
     found: set = set()
 
     def fill(start, end, depth):
@@ -102,12 +102,12 @@ _WINDOWS = [
     Case(0.25, ([(0.0, 4.0), (2.0, 6.0)], 0.0, 8.0), why="the two overlap: 0 to 6 is busy."),
     Case(0.5, ([(0.0, 8.0), (1.0, 2.0), (12.0, 16.0)], 0.0, 24.0),
          why="the second is inside the first; idle is 8 to 12, 16 to 24."),
-    Case(0.375, ([(6.0, 8.0), (1.0, 4.0)], 0.0, 8.0), why="intervals may stand in any order."),
+    Case(0.375, ([(6.0, 8.0), (1.0, 4.0)], 0.0, 8.0), why="intervals may be in any order."),
     Case(0.75, ([(0.0, 3.0), (9.0, 12.0)], 2.0, 10.0),
          why="only what lies inside the window counts: 3 to 9 is idle, 6 of 8 s."),
-    Case(1.0, ([(0.0, 2.0), (20.0, 30.0)], 4.0, 8.0), why="both lie outside of the window: all of it is idle."),
+    Case(1.0, ([(0.0, 2.0), (20.0, 30.0)], 4.0, 8.0), why="both lie outside the window: all of it is idle."),
     Case(1.0, ([], 3.0, 7.0), why="nothing ran: all of the window is idle."),
-    Case(0.0, ([(0.0, 2.0), (2.0, 5.0)], 1.0, 4.0), why="no pause between the two, and both reach out of the window."),
+    Case(0.0, ([(0.0, 2.0), (2.0, 5.0)], 1.0, 4.0), why="no gap between the two, and both extend beyond the window."),
     Case(0.0, ([(0.0, 2.0)] * 3, 0.0, 2.0), why="three streams at once fill the window once."),
 ]  # fmt: skip
 
@@ -123,7 +123,7 @@ def check_2(idle_share) -> Outcome:
         free = sum(not any(a <= k / 8 < b for a, b in intervals) for k in range(low, high))
         cases.append(Case(free / (high - low), (intervals, low / 8, high / 8), why="cut to the window, sort, walk."))
     expect_cases(idle_share, cases)
-    return passed("gaps are found where nothing runs, whatever overlaps with whatever.")
+    return passed("gaps are found wherever nothing runs, however the intervals overlap.")
 
 
 # 11.3: config, sizes -> the four categories.
@@ -161,7 +161,7 @@ def check_3(memory_parts) -> Outcome:
     got = memory_parts(*MEMORY[0].args, **MEMORY[0].kwargs)
     expect_answer(got, memory_parts.call)
     if not isinstance(got, dict) or set(got) != set(_KEYS):
-        fail(f"the answer is a dict with the keys {', '.join(_KEYS)}, in bytes.")
+        fail(f"expected a dict with the keys {', '.join(_KEYS)}, in bytes.")
     draw, cases = random.Random(113), []
     for _ in range(20):
         heads, groups, dim, layers = 2 ** draw.randrange(2, 6), 2 ** draw.randrange(0, 3), 16, draw.randrange(2, 40)
@@ -180,7 +180,7 @@ def check_3(memory_parts) -> Outcome:
 
 # 11.4: made-up profiles, laid out from trees (name, own seconds, children): a call does its own work, then it calls.
 def lay_out(*steps) -> list[ProfilerEvent]:
-    """Turn one tree per step into the events of their calls, in order of their starts; a pause between steps."""
+    """Turn one tree per step into the events of its calls, ordered by start, with a pause between steps."""
     events: list[ProfilerEvent] = []
 
     def call(tree, at_s, step):
@@ -220,7 +220,7 @@ PROFILES = [
     ("many short calls", lay_out(*[_model(rope=0.5, num_rope=4, head=head) for head in (6.0, 2.0, 2.0)]),
      "all calls of a name count together."),
     ("one hiccup", lay_out(*[_model(mlp=(1.5, 0.5))] * 3, _model(mlp=(1.5, 0.5), attention=(0.5, 3.0))),
-     "one step is chance: add up all measured steps."),
+     "one step alone is random: add up all measured steps."),
 ]  # fmt: skip
 
 
@@ -249,17 +249,17 @@ def make_own(learner: str, *, slow_s: float = 4.0) -> dict:
 
 
 def save_records_4() -> None:
-    """Save the record that the lab's cell above exercise 11.4 saves, made up: for tests and mutants."""
+    """Save a made-up version of the record that the cell above exercise 11.4 saves, for tests and mutants."""
     save_record("11", "slow_layer", samples={"step_s": [0.5, 0.1]}, settings=make_own(load_learner("11")))
 
 
 def check_4(find_slow_module) -> Outcome:
-    """The slow module: made-up profiles first, then the learner's own, which must be of the learner's own model."""
+    """The slow module: made-up profiles first, then the learner's own, which must be a profile of their own model."""
     expect_function(find_slow_module, "find_slow_module")
     _expect_made_up(find_slow_module)
     own = list(load_records(lab="11", name="slow_layer"))
     if not own:
-        fail("the made-up profiles are read right; now profile *your* model (the cell above), and check again.")
+        fail("the made-up profiles are read correctly; now profile *your* model (the cell above), then check again.")
     name, share = _expect_own(find_slow_module, own[-1])
     return passed(
         f"profile {own[-1].id}: the slowest part is {name}, because {100 * share:.0f} % of a step is its own work.",
@@ -276,7 +276,7 @@ def _expect_made_up(function) -> None:
         if got[0] != right[0]:
             explained = _find_mistake(function, profiles, answers, 0)
             if len({name for name, _ in answers}) == 1 and not explained:
-                fail(f"{got[0]!r} comes out for every profile, and they differ: that is a guess. "
+                fail(f"the answer is {got[0]!r} for every profile, but they differ: that is a guess. "
                      "Compute it from `calls`.")  # fmt: skip
             fail(f"made-up profile {name!r}: got {got[0]!r}, expected {right[0]!r}: {explained or why}")
     for (name, _, _), got, right in zip(PROFILES, answers, rights, strict=True):
@@ -298,8 +298,8 @@ def _expect_own(function, record) -> tuple[str, float]:
         fail(f"{where} has too few steps: one first call and at least two more. Profile the model again.")
     right = find_slow(calls)
     if right[0] != estimate_plant(record.settings["modules"], learner=learner)[0]:
-        fail(f"{where} does not show the slow module that your model has: was the machine very busy, or is it the "
-             "profile of another model? Run the cell that profiles yours again.")  # fmt: skip
+        fail(f"{where} does not show the slow module that your model has: the machine was very busy, or it is the "
+             "profile of another model. Run the cell that profiles yours again.")  # fmt: skip
     got = _ask(function, calls, where=where)
     if got[0] != right[0]:
         named = _find_mistake(function, [calls], [got], 0)
@@ -315,9 +315,9 @@ def _ask(function, calls, *, where: str) -> tuple[str, float]:
     expect_answer(got, function.call)
     got = tuple(got) if isinstance(got, list) else got
     if not isinstance(got, tuple) or len(got) != 2 or not isinstance(got[0], str):
-        fail(f"{where}: return two things, the name and its share; this is {shorten(repr(got), 60)}.")
+        fail(f"{where}: return two things, the name and its share; got {shorten(repr(got), 60)}.")
     if not is_number(got[1]):
-        fail(f"{where}: the share is {shorten(repr(got[1]), 40)}, and a number was asked for.")
+        fail(f"{where}: the share is {shorten(repr(got[1]), 40)}, expected a number.")
     return got
 
 

@@ -88,7 +88,7 @@ print(f"totals added up: {added_s:.0f} s, in a run of 10 s; self times: 2, 2, 5 
 # <details><summary>Hint 2</summary>
 #
 # For each event: first drop from that list what has ended (`end <= start`). What is then last in it is the direct parent:
-# take this event's duration off the parent's name.
+# subtract this event's duration from the parent's name.
 #
 # </details>
 
@@ -117,7 +117,7 @@ check("11.1", self_times)
 #
 # Between two operators the processor is busy, but not with your model: Python walks through modules, PyTorch looks up
 # which kernel fits (**dispatch**). On a GPU the same picture has two rows: the host *launches* kernels, the device runs them,
-# and where the host is too slow the device waits. That is a **launch gap**.
+# and if the host is too slow, the device waits. That is a **launch gap**.
 #
 # $$\text{idle share} = \frac{\text{time of the window in which no interval runs}}{\text{length of the window}}$$
 #
@@ -136,19 +136,19 @@ print(f"durations added up: 10 of 10 ms. In truth {len(busy)} of 10 ms are busy,
 #
 # *12 minutes · difficulty 3 of 5 · why it matters: faster kernels do not speed up a device that idles half of the time.*
 #
-# `intervals` is a list of `(start_s, end_s)`, in any order; they may overlap, lie inside each other, and reach out of the
-# window or lie outside of it. Return the share of the window from `start_s` to `end_s` (0 to 1) in which none of them runs.
+# `intervals` is a list of `(start_s, end_s)`, in any order; they may overlap, lie inside each other, or lie partly or wholly
+# outside the window. Return the share of the window from `start_s` to `end_s` (0 to 1) in which none of them runs.
 #
 # <details><summary>Hint 1</summary>
 #
-# Sort them, and remember up to where the window is covered so far: at first, up to `start_s`.
+# Sort them, and keep track of how far the window is covered so far: at first, up to `start_s`.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# A new interval opens a gap only if it starts after that point, and it moves the point only forwards (`max`). Do not forget
-# the gap at the end, nor that a gap cannot go beyond `end_s`.
+# A new interval leaves a gap only if it starts after that point, and it can move the point only forwards (`max`). Do not forget
+# the gap at the end, and that a gap cannot extend beyond `end_s`.
 #
 # </details>
 
@@ -198,7 +198,7 @@ print(f"published: {claim.value} {claim.unit} ({claim.setup}; {claim.source})")
 #
 # `config` is the dict of a `config.json`. Return a dict in bytes with the keys `weights`, `kv_cache`, `activations`, `slack`,
 # for `batch` sequences with `context_tokens` tokens each. Every value takes `bytes_per_value` bytes. The head dimension is
-# `head_dim` where the config has it, else `hidden_size // num_attention_heads`.
+# `head_dim` if the config has it, otherwise `hidden_size // num_attention_heads`.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -261,7 +261,7 @@ if ARE_READY:
     print(f"{choice.name} on {device}: a prefill of {CONTEXT} tokens, and decode steps after them")
 
 # %% [markdown]
-# The profiler runs **after a warm-up** and more than once: a share without its spread is an anecdote. Each profile records five
+# The profiler runs **after a warm-up** and more than once: a share without its spread is not a result. Each profile records five
 # steps. Your `self_times` and `idle_share` do the arithmetic on the raw events.
 
 # %%
@@ -326,8 +326,8 @@ if ARE_READY:
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# Those are the operators of the host. Where a GPU runs the kernels, its own gaps count: how many kernels a step has, and for how
-# much of the step any of them runs.
+# Those are the operators on the host. If a GPU runs the kernels, its own gaps count: how many kernels a step has, and for what
+# share of the step any of them runs.
 
 # %%
 gpu_busy = {}
@@ -357,7 +357,7 @@ if ARE_READY:
 # %% [markdown]
 # ### By module
 #
-# Operators say *what* is computed, modules say *where*. With a range around each module the same self times tell which part of
+# Operators say *what* is computed, modules say *where*. With a range around each module, the same self times show which part of
 # the network takes the time; a product without a module of its own counts towards the module that calls it.
 
 # %%
@@ -380,8 +380,8 @@ if ARE_READY:
 #
 # Measured at two contexts. Weights and cache are added up from the tensors themselves and compared with your `memory_parts`;
 # activations are the peak of what one step allocates. On a CPU the weights may be mapped from their file: parts that were never
-# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). Nothing there reports
-# what the allocator keeps, so its slack is in the *rest*, together with Python and the libraries; on a GPU it is shown by itself.
+# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). A CPU does not report
+# what the allocator keeps, so its slack is in the *rest*, with Python and the libraries; on a GPU it is shown separately.
 
 # %%
 if ARE_READY:
@@ -535,8 +535,8 @@ if IS_FOUND:
 # %% [markdown]
 # ## 6 · Break it: the profiler's time is not the model's time
 #
-# A profile shows seconds, so people quote them: "a step takes this long". But the profiler writes something down for every
-# event, and that takes time, in each of hundreds of operators. Here are the same steps without and with it, in turns.
+# A profile shows seconds, so people quote them: "a step takes this long". But the profiler records something for every event, and
+# that takes time, in each of hundreds of operators. Here are the same steps without and with it, in turns.
 
 # %%
 if ARE_READY:
@@ -554,9 +554,9 @@ if ARE_READY:
     print(f"without a warm-up: the first step of section 5 took {first_s:.1f} times as long as a later one")
 
 # %% [markdown]
-# **What you should see.** Shares survive a profiler roughly; seconds do not. The smaller an operator, the more of its recorded
-# time is the recording. So: *where* the time goes comes from the profile, *how long* a step takes from a stopwatch without it;
-# and a warm-up comes before both.
+# **What you should see.** Under a profiler, shares stay roughly right; seconds do not. The smaller an operator, the more of its
+# recorded time is the recording. So take *where* the time goes from the profile, and *how long* a step takes from a stopwatch
+# without it. A warm-up comes before both.
 
 # %% [markdown]
 # ### The record
@@ -603,7 +603,7 @@ print(nsight.format_commands(context_tokens=CONTEXT, num_steps=20))
 # How to read them:
 #
 # - **nsys**, the timeline: is the row of kernels dense, or full of gaps? Gaps with a busy CPU row above are launch gaps.
-# - **cuda_gpu_kern_sum**: how many kernels a step has (instances over steps), and which one leads. `nsight.load_nsys_csv` reads it.
+# - **cuda_gpu_kern_sum**: how many kernels a step has (instances over steps), and which one leads; `nsight.load_nsys_csv` reads it.
 # - **cuda_api_sum**: time in `cudaLaunchKernel` near the time of the step means: the host is the limit. Time in a
 #   synchronization is waiting, not work.
 # - **ncu**: memory throughput in % of its peak near 100 and compute far below means: bound by bandwidth (lab 10).
@@ -638,12 +638,12 @@ for name, rows in recorded.items():
 #
 # You saw three things:
 #
-# 1. self times add up, totals do not; a share has to say of what;
+# 1. self times add up, totals do not; a share must say what it is a share of;
 # 2. during a good part of a small model's decode step no operator of the model runs at all;
 # 3. a slow part is found by self time after the warm-up, and its share predicts what removing it is worth.
 #
 # One thing this does **not** show: whether the leading operator is *fast for what it does*. A share says what takes the time;
-# only a ceiling (lab 10) says whether it has to.
+# only a ceiling (lab 10) says whether it needs to.
 
 # %%
 if ARE_READY:
