@@ -8,8 +8,8 @@ from labkit import cli
 from labkit.errors import LabkitError
 from labkit.load.compare import compare_sides, format_sides, load_side
 from labkit.results import save_record
-from labkit.servers.fake import run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply
+from labkit.servers.fake import FakePlan, run_fake_inside
+from labkit.servers.fake import FakeReply as Reply
 
 pytestmark = pytest.mark.slow  # servers
 

@@ -21,8 +21,9 @@ from labkit.load.report import format_report, save_report
 from labkit.load.run import run_load
 from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
-from labkit.servers.fake import run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.servers.fake import FakePlan, run_fake_inside
+from labkit.servers.fake import FakeReply as Reply
+from labkit.servers.fake import FakeStep as Step
 
 pytestmark = pytest.mark.slow  # servers
 

@@ -22,7 +22,8 @@ from labkit.load.metrics import estimate_metrics
 from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
 from labkit.load.verdict import check_client
 from labkit.servers.fake import FakePlan, run_fake_inside
-from labkit.servers.fake_script import Reply, Step
+from labkit.servers.fake import FakeReply as Reply
+from labkit.servers.fake import FakeStep as Step
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow

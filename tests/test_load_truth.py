@@ -16,8 +16,7 @@ from labkit.load.metrics import measure_latency
 from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import BOUNDS, check_client
-from labkit.servers.fake import load_stats, run_fake
-from labkit.servers.fake_script import FakePlan
+from labkit.servers.fake import FakePlan, load_stats, run_fake
 
 pytestmark = pytest.mark.slow
 

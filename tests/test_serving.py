@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.servers.fake import run_fake, run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.servers.fake import FakePlan, run_fake, run_fake_inside
+from labkit.servers.fake import FakeReply as Reply
+from labkit.servers.fake import FakeStep as Step
 from labkit.serving import ServedRequest, ServedRun, load_prefix_counters, run_workload
 from labkit.stats import compare
 from labkit.workload import Request, draw_mixed_lengths
