@@ -139,6 +139,14 @@ def test_a_supervisor_that_is_killed_does_not_leave_the_engine_behind():
             os.unlink(f"/dev/shm/{name}")
 
 
+def start_python(code):
+    """A Python process that Ctrl-C interrupts, even if these tests run where SIGINT is ignored (behind `&`)."""
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
 PARENT = """
 import sys, time
 sys.path[:0] = {paths!r}
@@ -154,7 +162,7 @@ print(*server.pids, server.port, server._supervisor.pid, server._scratch, *names
 def start_parent(then):
     """A process with a rude server: (process, family of the engine, port, supervisor, scratch folder, segment)."""
     code = PARENT.format(paths=[str(ROOT), str(ROOT / "tests")], then=then)
-    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    parent = start_python(code)
     *numbers, scratch, name = parent.stdout.readline().split()
     *pids, port, supervisor = map(int, numbers)
     return parent, pids, port, supervisor, scratch, name
@@ -571,7 +579,7 @@ def test_unknown_engines_modes_and_tiers_are_refused():
 def test_serving_from_a_shell_ends_with_an_interrupt():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += "from labkit.servers.engines import run_serve; sys.exit(run_serve('fake', []))"
-    shell = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    shell = start_python(code)
     try:
         shell.stdout.readline()
         line = shell.stdout.readline()

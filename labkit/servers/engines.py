@@ -11,8 +11,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit.errors import HardwareError, InstallError, LabkitError
@@ -208,21 +206,21 @@ def _build_spec(
     engine_python, files, **rest,
 ) -> LaunchSpec:  # fmt: skip
     """Add what the commands of all engines share; the options of one engine stand last, so they win."""
-    location = _find_model(model)
-    argv = [find_engine_python(engine_python), *program, "--model", location.path_or_id]
-    argv += ["--served-model-name", location.name, "--port", "{port}", "--dtype", dtype]
+    name, path_or_id, model_files = _find_model(model)
+    argv = [find_engine_python(engine_python), *program, "--model", path_or_id]
+    argv += ["--served-model-name", name, "--port", "{port}", "--dtype", dtype]
     settings = {"dtype": dtype, "device": device, **settings}
     if max_model_len is not None:
         argv += ["--max-model-len", str(max_model_len)]
         settings["max_model_len"] = max_model_len
-    if location.is_random:
+    if model_files:
         argv += random_args
         settings["has_random_weights"] = True
-    if location.is_local:  # a model of the Hub may have to be fetched first
+    if model_files or Path(path_or_id).is_dir():  # a model of the Hub may have to be fetched first
         env = {**env, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     return LaunchSpec(
-        engine, location.name, (*argv, *args), env=env, thread_plan=build_thread_plan(num_threads), settings=settings,
-        files={**location.files, **files}, **rest,
+        engine, name, (*argv, *args), env=env, thread_plan=build_thread_plan(num_threads), settings=settings,
+        files={**model_files, **files}, **rest,
     )  # fmt: skip
 
 
@@ -287,37 +285,18 @@ def find_engine_python(engine_python: str | os.PathLike | None = None) -> str:
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _ModelLocation:
-    """Where an engine finds a model.
+def _find_model(model) -> tuple[str, str, dict[str, str]]:
+    """Return (name, folder or Hub id, files to write first) of a `labkit.models.Model`, a folder or a Hub id.
 
-    Attributes:
-        name: the name that requests give.
-        path_or_id: folder or Hub id.
-        is_local: whether no network is needed.
-        is_random: whether the engine draws the weights itself.
-        files: files to write before the start (a random model's configuration and tokenizer): name to content.
-    """
-
-    name: str
-    path_or_id: str
-    is_local: bool
-    is_random: bool = False
-    files: Mapping[str, str] = field(default_factory=dict)
-
-
-def _find_model(model) -> _ModelLocation:
-    """Locate a `labkit.models.Model`, or a folder or Hub id given as a string.
-
-    A random model has no weights on the disk: its configuration and a tokenizer are written into the scratch folder,
-    and the engine draws weights of that shape: right for speed, useless for quality, different in each engine.
+    Only a random model has files: it has no weights on the disk, so its configuration and a tokenizer are written into
+    the scratch folder, and the engine draws weights of that shape: right for speed, useless for quality, different in
+    each engine.
     """
     if not hasattr(model, "path_or_id"):
         path = Path(model)
-        is_local = path.is_dir()
-        return _ModelLocation(path.name, str(path.resolve()) if is_local else str(model), is_local)
+        return path.name, str(path.resolve()) if path.is_dir() else str(model), {}
     if model.source != "random":
-        return _ModelLocation(str(model.name), str(model.path_or_id), Path(model.path_or_id).is_dir())
+        return str(model.name), str(model.path_or_id), {}
     from labkit.models.description import find_models_folder
 
     own = Path(model.path_or_id).parent
@@ -326,7 +305,7 @@ def _find_model(model) -> _ModelLocation:
     for name in ("tokenizer.json", "tokenizer_config.json"):
         if (tokenizer / name).is_file():
             files[f"model/{name}"] = (tokenizer / name).read_text(encoding="utf-8")
-    return _ModelLocation(str(model.name), "{scratch}/model", True, True, files)
+    return str(model.name), "{scratch}/model", files
 
 
 def _check_memory(spec: LaunchSpec) -> None:

@@ -1,9 +1,8 @@
 """Do two engines generate the same tokens? Greedy answers compared token by token; only a near tie is an excuse.
 
 The rule: both engines compute in float32 and get the same prompt tokens. The first token that differs is excused only
-if a float64 run of the model puts the two best logits at that place less than 1e-4 apart: there the rounding of float32
-may decide either way. What follows a difference has another prefix and is not compared. Excuses are counted and
-printed.
+if a float64 run of the model puts the two best logits there less than 1e-4 apart: the rounding of float32 may then
+decide either way. What follows a difference has another prefix and is not compared. Excuses are counted and printed.
 """
 
 import http.client
@@ -66,16 +65,15 @@ def compare_tokens(
     excused, unexcused = [], []
     for number, (left, right, prompt) in enumerate(zip(a, b, prompts, strict=True)):
         left, right = list(left), list(right)
-        place = next((k for k, pair in enumerate(zip(left, right, strict=False)) if pair[0] != pair[1]), None)
-        num_tokens += min(len(left), len(right)) if place is None else place + 1
-        if place is None and len(left) == len(right):
+        length = min(len(left), len(right))
+        position = next((k for k in range(length) if left[k] != right[k]), length)
+        num_tokens += min(position + 1, length)
+        if left == right:
             num_equal += 1
             continue
-        if place is None:
-            unexcused.append((number, min(len(left), len(right)), float("inf")))
-            continue
-        gap = tie_gap([*prompt, *left[:place]], left[place], right[place])
-        (excused if gap < MAX_TIE_GAP else unexcused).append((number, place, gap))
+        has_two = position < length  # tokens to compare; otherwise one answer is the beginning of the other
+        gap = tie_gap([*prompt, *left[:position]], left[position], right[position]) if has_two else float("inf")
+        (excused if gap < MAX_TIE_GAP else unexcused).append((number, position, gap))
     return TokenComparison(len(a), num_equal, num_tokens, tuple(excused), tuple(unexcused))
 
 
@@ -87,7 +85,7 @@ def format_token_comparison(comparison: TokenComparison, *, names: tuple[str, st
         f"{len(comparison.unexcused)} not."
     ]
     for word, rows in (("excused", comparison.excused), ("NOT excused", comparison.unexcused)):
-        lines += [f"  answer {number}, token {place}: {word}, gap {gap:.2g}" for number, place, gap in rows]
+        lines += [f"  answer {number}, token {position}: {word}, gap {gap:.2g}" for number, position, gap in rows]
     return "\n".join(lines)
 
 

@@ -86,7 +86,7 @@ class Worker(threading.Thread):
             try:
                 self._generate(batch)
             except Exception as error:  # tell the requests; the server goes on
-                self._tell([(pending, f"{type(error).__name__}: {error}") for pending in batch if not pending.is_done])
+                self._tell([(request, f"{type(error).__name__}: {error}") for request in batch if not request.is_done])
             self.num_running = 0
 
     def _collect(self) -> list[PendingRequest]:
@@ -98,55 +98,55 @@ class Worker(threading.Thread):
                 batch.append(self.waiting.get(timeout=max(0.0, deadline_s - time.monotonic())))
             except queue.Empty:
                 break
-        return [pending for pending in batch if not pending.is_cancelled]
+        return [request for request in batch if not request.is_cancelled]
 
     def _generate(self, batch: list[PendingRequest]) -> None:
         import torch
         from transformers import GenerationConfig
 
-        B, S = len(batch), max(len(pending.ids) for pending in batch)
+        B, S = len(batch), max(len(request.ids) for request in batch)
         device = self.model.device
         ids = torch.full((B, S), self.pad_id, dtype=torch.long)
         mask = torch.zeros((B, S), dtype=torch.long)
-        for row, pending in enumerate(batch):
-            ids[row, S - len(pending.ids) :] = torch.tensor(pending.ids)
-            mask[row, S - len(pending.ids) :] = 1
-            if pending.temperature > 0:
-                pending.generator = torch.Generator().manual_seed(
-                    time.time_ns() % 2**63 if pending.seed is None else pending.seed
+        for row, request in enumerate(batch):
+            ids[row, S - len(request.ids) :] = torch.tensor(request.ids)
+            mask[row, S - len(request.ids) :] = 1
+            if request.temperature > 0:
+                request.generator = torch.Generator().manual_seed(
+                    time.time_ns() % 2**63 if request.seed is None else request.seed
                 )
-        self.counts.update(batches=1, batch_rows=B, prompt_tokens=sum(len(pending.ids) for pending in batch))
-        self.counts["padding_tokens"] += B * S - sum(len(pending.ids) for pending in batch)
+        self.counts.update(batches=1, batch_rows=B, prompt_tokens=sum(len(request.ids) for request in batch))
+        self.counts["padding_tokens"] += B * S - sum(len(request.ids) for request in batch)
 
         def choose(input_ids, scores):  # scores: (B, V); runs before the library takes the largest score
             made = input_ids.shape[1] - S
-            for row, pending in enumerate(batch):
-                if made < pending.min_tokens:
+            for row, request in enumerate(batch):
+                if made < request.min_tokens:
                     scores[row, self.end_ids] = -torch.inf
-                if pending.temperature > 0 and not pending.is_done:
-                    probabilities = torch.softmax(scores[row].float().cpu() / pending.temperature, dim=-1)
-                    token = int(torch.multinomial(probabilities, 1, generator=pending.generator))
+                if request.temperature > 0 and not request.is_done:
+                    probabilities = torch.softmax(scores[row].float().cpu() / request.temperature, dim=-1)
+                    token = int(torch.multinomial(probabilities, 1, generator=request.generator))
                     scores[row] = -torch.inf
                     scores[row, token] = 0.0  # one seed per request, whatever else is in the batch
             return scores
 
         def report(input_ids, scores, **_):  # runs after each step; True ends a row
             news = []
-            for pending, token in zip(batch, input_ids[:, -1].tolist(), strict=True):
-                if pending.is_done or pending.is_cancelled:
+            for request, token in zip(batch, input_ids[:, -1].tolist(), strict=True):
+                if request.is_done or request.is_cancelled:
                     self.counts["wasted_row_steps"] += 1
-                    pending.is_done = True
+                    request.is_done = True
                     continue
-                pending.num_made += 1
-                pending.is_done = token in pending.ends or pending.num_made >= pending.max_tokens
-                news.append((pending, token))
+                request.num_made += 1
+                request.is_done = token in request.ends or request.num_made >= request.max_tokens
+                news.append((request, token))
             self.counts.update(row_steps=B, generation_tokens=len(news))
             self._tell(news)
-            return torch.tensor([pending.is_done for pending in batch], device=input_ids.device)
+            return torch.tensor([request.is_done for request in batch], device=input_ids.device)
 
         config = GenerationConfig(
             do_sample=False,
-            max_new_tokens=max(pending.max_tokens for pending in batch),
+            max_new_tokens=max(request.max_tokens for request in batch),
             pad_token_id=self.pad_id,
             use_cache=True,
         )
@@ -158,8 +158,8 @@ class Worker(threading.Thread):
 
     def _tell(self, news: list[tuple[PendingRequest, int | str]]) -> None:
         def deliver():
-            for pending, what in news:
-                pending.tokens.put_nowait(what)
+            for request, what in news:
+                request.tokens.put_nowait(what)
 
         self.loop.call_soon_threadsafe(deliver)
 
@@ -213,13 +213,13 @@ class CompletionApi:
         ends = frozenset() if body.get("ignore_eos") else frozenset(self.worker.end_ids)
         return PendingRequest(ids, max_tokens, min_tokens, ends, temperature, body.get("seed"))
 
-    async def complete(self, request):
+    async def complete(self, http_request):
         """POST /v1/completions."""
         from aiohttp import web
 
         try:
-            body = json.loads(await request.read())
-            pending = self.parse(body)
+            body = json.loads(await http_request.read())
+            request = self.parse(body)
         except (ValueError, TypeError, AttributeError) as error:
             self.finished["refused"] += 1
             return web.json_response({"error": {"message": str(error), "code": 400}}, status=400)
@@ -229,22 +229,22 @@ class CompletionApi:
         response = None
         if is_stream:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-            await response.prepare(request)
-        self.worker.waiting.put(pending)
+            await response.prepare(http_request)
+        self.worker.waiting.put(request)
         text, ids, reason = "", [], None
         try:
             while reason is None:
-                token = await pending.tokens.get()
+                token = await request.tokens.get()
                 if isinstance(token, str):
                     raise RuntimeError(token)
                 ids.append(token)
-                reason = "stop" if token in pending.ends else "length" if len(ids) >= pending.max_tokens else None
+                reason = "stop" if token in request.ends else "length" if len(ids) >= request.max_tokens else None
                 piece = detokenizer.add(token, is_last=reason is not None)
                 text += piece
                 if is_stream:
                     choice = {"index": 0, "text": piece, "logprobs": None, "finish_reason": reason}
                     choice |= {"token_ids": [token]} if has_ids else {}
-                    usage = _usage(pending, ids) if options.get("continuous_usage_stats") else None
+                    usage = _usage(request, ids) if options.get("continuous_usage_stats") else None
                     await response.write(self._event(identity, [choice], usage))
             self.finished[reason] += 1
         except RuntimeError as error:
@@ -255,17 +255,17 @@ class CompletionApi:
             await response.write(f"data: {json.dumps(message)}\n\n".encode())
             return response
         except (asyncio.CancelledError, ConnectionError):
-            pending.is_cancelled = True  # its row stops at the next step, or it never starts
+            request.is_cancelled = True  # its row stops at the next step, or it never starts
             self.finished["abort"] += 1
             raise
         if is_stream:
             if options.get("include_usage"):
-                await response.write(self._event(identity, [], _usage(pending, ids)))
+                await response.write(self._event(identity, [], _usage(request, ids)))
             await response.write(b"data: [DONE]\n\n")
             return response
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
         choice |= {"token_ids": ids} if has_ids else {}
-        return web.json_response(self._frame(identity, [choice]) | {"usage": _usage(pending, ids)})
+        return web.json_response(self._frame(identity, [choice]) | {"usage": _usage(request, ids)})
 
     def _frame(self, identity: str, choices: list) -> dict:
         return {"id": identity, "object": "text_completion", "model": self.name, "choices": choices}
@@ -274,20 +274,20 @@ class CompletionApi:
         frame = self._frame(identity, choices) | ({} if usage is None else {"usage": usage})
         return f"data: {json.dumps(frame)}\n\n".encode()
 
-    async def health(self, request):
+    async def health(self, http_request):
         """GET /health: 500 if the model's thread has died."""
         from aiohttp import web
 
         return web.json_response({}, status=200 if self.worker.is_alive() else 500)
 
-    async def models(self, request):
+    async def models(self, http_request):
         """GET /v1/models."""
         from aiohttp import web
 
         model = {"id": self.name, "object": "model", "max_model_len": self.max_len}
         return web.json_response({"object": "list", "data": [model]})
 
-    async def metrics(self, request):
+    async def metrics(self, http_request):
         """GET /metrics, in the text format of Prometheus."""
         from aiohttp import web
 
@@ -302,8 +302,8 @@ class CompletionApi:
         return web.Response(text="\n".join(lines) + "\n")
 
 
-def _usage(pending: PendingRequest, ids: list) -> dict:
-    num = len(pending.ids)
+def _usage(request: PendingRequest, ids: list) -> dict:
+    num = len(request.ids)
     return {"prompt_tokens": num, "completion_tokens": len(ids), "total_tokens": num + len(ids)}
 
 
