@@ -1,4 +1,4 @@
-"""labkit.servers.fake: every scripted thing arrives as scripted, on a real socket, and everything is counted."""
+"""labkit.servers.fake: everything arrives as scripted, on a real socket, and everything is counted."""
 
 import http.client
 import json
@@ -102,7 +102,7 @@ def test_a_role_a_comment_and_usage_carry_no_content():
     assert found[4] == "data: [DONE]"
 
 
-def test_reasoning_comes_in_a_field_of_its_own():
+def test_reasoning_has_its_own_field():
     steps = (FakeStep("reasoning", 0, "hm"), FakeStep("text", 0, "yes"), FakeStep("done"))
     with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         found = [e for _, e in events(server, path="/v1/chat/completions", messages=[])]
@@ -121,7 +121,7 @@ def test_usage_comes_only_when_asked_for():
 
 @pytest.mark.parametrize("retry_after_s", [None, 1.5])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_refusal_has_its_status_and_says_when_to_come_back_or_not(status, retry_after_s):
+def test_a_refusal_has_its_status_and_retry_after_only_where_planned(status, retry_after_s):
     with run_fake_inside(
         FakePlan(replies=(FakeReply(status=status, retry_after_s=retry_after_s), FakeReply()))
     ) as server:
@@ -134,7 +134,7 @@ def test_a_refusal_has_its_status_and_says_when_to_come_back_or_not(status, retr
         assert server.stats()["num_refused"] == 1
 
 
-def test_an_error_event_comes_inside_a_stream_that_began_well():
+def test_an_error_event_comes_inside_a_stream_that_began_with_200():
     steps = (FakeStep("text", 0, "a"), FakeStep("error", 0, "out of memory"))
     with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         found = [e for _, e in events(server)]
@@ -223,7 +223,7 @@ def test_service_times_have_the_stated_mean_and_variation_and_depend_on_seed_and
     )
 
 
-def test_a_longer_prompt_takes_longer_to_the_first_token():
+def test_a_longer_prompt_delays_the_first_token():
     plan = FakePlan(ttft_s=0.2, prompt_token_s=0.001)
     assert next(plan.draw_steps(0, num_prompt_tokens=300, num_tokens=1)).delay_s == pytest.approx(0.5)
 

@@ -43,7 +43,7 @@ def is_closed(port):
 
 
 def left(names):
-    """Those of `names` that are still there (others may use shared memory at the same time)."""
+    """Those of `names` that still exist (other programs may use shared memory at the same time)."""
     return {name for name in names if os.path.exists(f"/dev/shm/{name}")}
 
 
@@ -63,7 +63,7 @@ def stranger():
 
 
 @pytest.mark.slow
-def test_a_server_says_what_it_is():
+def test_a_server_reports_its_engine_versions_and_log():
     with run_fake(FakePlan(ttft_s=0, itl_s=0, model="tiny")) as server:
         assert isinstance(server, Server)
         assert server.base_url == f"http://127.0.0.1:{server.port}"
@@ -109,7 +109,7 @@ def test_a_rude_engine_leaves_nothing_behind():
 
 @pytest.mark.slow
 @linux
-def test_an_engine_that_is_killed_leaves_nothing_behind_either():
+def test_a_killed_engine_leaves_nothing_behind_either():
     server = run_launch_spec(build_rude_spec())
     family, names = server.pids, find_segments(server.load_log_tail())
     assert len(left(names)) == 1
@@ -122,7 +122,7 @@ def test_an_engine_that_is_killed_leaves_nothing_behind_either():
 
 @pytest.mark.slow
 @linux
-def test_a_supervisor_that_is_killed_does_not_leave_the_engine_behind():
+def test_a_killed_supervisor_does_not_leave_the_engine_behind():
     server = run_launch_spec(build_rude_spec())
     family, names = server.pids, find_segments(server.load_log_tail())
     own = [pid for pid in family if os.getpgid(pid) == server.pid]
@@ -197,7 +197,7 @@ def test_no_child_survives_the_notebook(end):
 @pytest.mark.slow
 @linux
 def test_a_forked_child_that_holds_the_pipe_does_not_keep_the_engine_alive():
-    """A fork of the notebook (a data loader, say) inherits the pipe; the supervisor notices the death all the same."""
+    """A fork of the notebook (a data loader, say) inherits the pipe; the supervisor notices the death anyway."""
     then = "import os\nif os.fork() == 0:\n    time.sleep(600)\n    os._exit(0)\ntime.sleep(600)"
     parent, pids, _, supervisor, scratch, name = start_parent(then)
     wait_until(lambda: len(probe_children(parent.pid)) == len(pids) + 2)  # the supervisor and the fork
@@ -273,7 +273,7 @@ def test_only_the_start_is_repeated_and_the_record_counts_it(tmp_path):
 
 @pytest.mark.slow
 @linux
-def test_a_deadline_is_kept_and_nothing_is_left():
+def test_a_missed_deadline_is_an_error_and_nothing_is_left():
     children = probe_children(os.getpid())
     with pytest.raises(ServerError, match=r"not ready after \d+ s \(limit 1 s\)") as caught:
         run_launch_spec(build_rude_spec("never", ready_deadline_s=1.0))  # returns: it would sleep for 600 s
@@ -282,12 +282,12 @@ def test_a_deadline_is_kept_and_nothing_is_left():
 
 
 @pytest.mark.slow
-def test_a_fake_server_that_starts_slowly_is_waited_for():
+def test_a_slow_start_is_waited_for():
     with run_fake(FakePlan(start_delay_s=0.5)) as server:
         assert server.start_s >= 0.5
 
 
-def test_a_taken_port_is_a_clear_error_when_it_was_asked_for():
+def test_asking_for_a_taken_port_is_a_clear_error():
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -298,8 +298,8 @@ def test_a_taken_port_is_a_clear_error_when_it_was_asked_for():
 
 @pytest.mark.slow
 @linux
-def test_a_port_that_is_lost_to_somebody_else_is_replaced(monkeypatch, stranger):
-    """The race: the port was free when it was chosen, and a stranger with a healthy /health has it now."""
+def test_a_port_lost_to_another_program_is_replaced(monkeypatch, stranger):
+    """The race: the port was free when it was chosen; now another server, with a healthy /health, has it."""
     answers = iter([stranger.port])
     monkeypatch.setattr(server_module, "find_free_port", lambda port: next(answers, None) or find_free_port(None))
     with run_fake(FakePlan(model="mine")) as mine:
@@ -311,7 +311,7 @@ def test_a_port_that_is_lost_to_somebody_else_is_replaced(monkeypatch, stranger)
 
 @pytest.mark.slow
 @linux
-def test_a_stranger_s_health_is_not_taken_for_the_engine_s(monkeypatch, stranger):
+def test_the_health_of_another_server_on_the_port_does_not_count(monkeypatch, stranger):
     """/health is asked at least once before a deadline can pass."""
     monkeypatch.setattr(server_module, "find_free_port", lambda port: stranger.port)
     with pytest.raises(ServerError, match="not ready"):
@@ -319,7 +319,7 @@ def test_a_stranger_s_health_is_not_taken_for_the_engine_s(monkeypatch, stranger
 
 
 @pytest.mark.slow
-def test_the_port_that_was_asked_for_is_used():
+def test_the_requested_port_is_used():
     port = find_free_port()
     with run_fake(port=port) as server:
         assert server.port == port
@@ -338,21 +338,21 @@ def test_a_death_in_use_replaces_the_error_that_it_caused():
 
 @pytest.mark.slow
 @linux
-def test_a_death_without_an_error_is_told_all_the_same():
+def test_a_death_without_an_error_is_reported_too():
     with pytest.raises(ServerError, match="died while it was in use"), run_fake() as server:
         os.kill(server.pid, signal.SIGKILL)
         wait_until(lambda: not server.is_alive)
 
 
 @pytest.mark.slow
-def test_an_error_of_the_user_stays_the_error_and_the_server_ends():
+def test_the_user_s_own_error_is_not_replaced_and_the_server_ends():
     with pytest.raises(ZeroDivisionError), run_fake() as server:
         print(1 / 0)
     assert not server.is_alive
 
 
 @pytest.mark.slow
-def test_an_interrupt_while_the_engine_starts_ends_it(monkeypatch):
+def test_an_interrupt_during_the_start_ends_the_engine(monkeypatch):
     seen = []
 
     def interrupt(server, deadline_s):
@@ -397,7 +397,7 @@ def test_segments_are_found_by_inode():
 # --- how engines are started -----------------------------------------------------------------------------------------
 
 
-def test_there_is_one_thread_plan_for_all_engines():
+def test_all_engines_get_the_same_thread_plan():
     plans = [build_launch_spec(engine, model=DRAFT, tier="cpu").thread_plan for engine in ENGINES if engine != "fake"]
     assert plans == [build_thread_plan(1)] * 3
     assert plans[0]["OMP_NUM_THREADS"] == "1"
@@ -456,7 +456,7 @@ def test_the_options_of_vllm_reach_its_command_and_the_record():
     assert str(ROOT) not in json.dumps(spec.to_dict())
 
 
-def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
+def test_bfloat16_is_chosen_only_on_a_processor_that_has_it(monkeypatch):
     from dataclasses import replace
 
     from labkit import hardware
@@ -473,7 +473,7 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
     assert build_launch_spec("vllm", model=DRAFT).settings["device"] == "cuda"
 
 
-def test_vllm_is_not_started_into_too_little_memory(monkeypatch):
+def test_vllm_is_not_started_with_too_little_memory(monkeypatch):
     from dataclasses import replace
 
     from labkit import hardware
@@ -512,7 +512,7 @@ def test_files_and_placeholders_are_filled_in_at_the_start():
         assert f"SEEN hello 7 passive {server._scratch}/x {server._scratch}/python" in server.load_log_tail()
 
 
-def test_the_engine_s_interpreter_can_be_another_one(monkeypatch, tmp_path):
+def test_another_interpreter_can_run_the_engine(monkeypatch, tmp_path):
     assert find_engine_python() == sys.executable
     link = tmp_path / "python"
     link.symlink_to(sys.executable)
@@ -525,7 +525,7 @@ def test_the_engine_s_interpreter_can_be_another_one(monkeypatch, tmp_path):
         find_engine_python()
 
 
-def test_versions_are_asked_of_the_engine_s_own_interpreter(tmp_path):
+def test_versions_come_from_the_engine_s_own_interpreter(tmp_path):
     found = probe_versions(sys.executable, distributions=("numpy", "not-a-package"))
     assert set(found) == {"python", "numpy"}
     stranger = tmp_path / "python"
@@ -546,7 +546,7 @@ def test_another_interpreter_does_not_inherit_our_import_path(monkeypatch, tmp_p
             assert f"PATH {expected}\n" in server.load_log_tail() + "\n"
 
 
-def test_the_amx_permission_is_asked_for_and_the_next_sitecustomize_still_runs(tmp_path):
+def test_the_amx_permission_is_requested_and_the_next_sitecustomize_still_runs(tmp_path):
     text = build_launch_spec("vllm", model=DRAFT).files["python/sitecustomize.py"]
     for name, content in (("ours", text), ("theirs", "print('theirs ran')")):
         (tmp_path / name).mkdir()
@@ -576,7 +576,7 @@ def test_unknown_engines_modes_and_tiers_are_refused():
 
 
 @pytest.mark.slow
-def test_serving_from_a_shell_ends_with_an_interrupt():
+def test_ctrl_c_ends_serving_from_a_shell():
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
     code += "from labkit.servers.engines import run_serve; sys.exit(run_serve('fake', []))"
     shell = start_python(code)

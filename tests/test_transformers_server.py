@@ -1,4 +1,4 @@
-"""The Transformers server: it says what `generate` says, one at a time and in static batches."""
+"""The Transformers server: it returns the tokens of `generate`, one at a time and in static batches."""
 
 import http.client
 import json
@@ -84,7 +84,7 @@ def make_request(**fields):
     return PendingRequest([1], 1, 0, frozenset(), 0.0, None, **fields)
 
 
-def test_the_naive_mode_takes_one_and_the_batched_mode_what_waits():
+def test_the_naive_mode_takes_one_request_and_the_batched_mode_all_that_wait():
     naive, batched = make_worker(mode="naive"), make_worker()
     for worker in (naive, batched):
         for _ in range(6):
@@ -93,7 +93,7 @@ def test_the_naive_mode_takes_one_and_the_batched_mode_what_waits():
     assert [len(batched._collect()), len(batched._collect())] == [4, 2]
 
 
-def test_a_batch_waits_for_company_and_a_cancelled_request_is_left_out():
+def test_a_batch_waits_for_more_requests_and_leaves_out_cancelled_ones():
     worker = make_worker(max_wait_s=600.0)  # a full batch does not wait
     worker.waiting.put(make_request())
     late = threading.Timer(0.2, lambda: [worker.waiting.put(make_request()) for _ in range(3)])
@@ -160,7 +160,7 @@ def batched(servers):
 
 @pytest.fixture(scope="module")
 def cases():
-    """[(prompt ids, number of tokens, ids that `generate` gives)]: ten prompts of Python source, no length twice."""
+    """[(prompt ids, number of tokens, ids that `generate` gives)]: ten prompts of Python source, all of different lengths."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -188,7 +188,7 @@ def load_all(server, cases):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["naive", "batched"])
-def test_the_server_says_what_generate_says(mode, cases, servers):
+def test_the_server_returns_the_tokens_of_generate(mode, cases, servers):
     """Token for token, in float32, by the rule of measurement.md; in batches with padding, too."""
     server = servers[mode]
     found = compare_tokens(
@@ -286,7 +286,7 @@ def test_a_client_that_leaves_frees_the_server(naive):
 
 
 @pytest.mark.slow
-def test_what_is_refused_is_told_and_the_server_goes_on(naive):
+def test_a_refusal_gives_its_reason_and_the_server_goes_on(naive):
     status, message = answer(naive, prompt=[1, 99_999])
     assert status == 400
     assert "from 0 to 4095" in message["error"]["message"]

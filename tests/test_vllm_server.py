@@ -57,7 +57,7 @@ def load_all(server, requests):
         )
 
 
-def test_the_record_says_which_engine_started_how_and_how_often(server):
+def test_the_record_holds_engine_settings_versions_and_start_attempts(server):
     record = server.to_dict()
     assert record["engine"] == "vllm"
     assert record["start_attempts"] in (1, 2)
@@ -88,7 +88,7 @@ def test_only_the_loopback_address_listens_in_any_of_its_processes(server):
     assert listening == {"0100007F"}
 
 
-def test_vllm_says_what_generate_says_token_for_token(server, ids):
+def test_vllm_returns_the_tokens_of_generate(server, ids):
     """Twelve prompts at once, by the rule of measurement.md; the Transformers server has the same test."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -112,7 +112,7 @@ def test_vllm_says_what_generate_says_token_for_token(server, ids):
     assert found.num_equal >= 10
 
 
-def test_a_stream_says_how_many_tokens_each_event_holds(server):
+def test_each_event_of_a_stream_counts_its_tokens(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {"model": server.model, "prompt": [5, 6, 7], "max_tokens": 8, "min_tokens": 8, "ignore_eos": True,
