@@ -160,7 +160,7 @@ def batched(servers):
 
 @pytest.fixture(scope="module")
 def cases():
-    """[(prompt ids, number of tokens, ids that `generate` gives)]: ten prompts of Python source, all of different lengths."""
+    """[(prompt ids, number of tokens, ids that `generate` gives)]: ten prompts of code, of ten lengths."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
