@@ -142,7 +142,7 @@ def servers():
     options = {"naive": {}, "batched": {"max_batch_size": 5, "max_wait_s": 600}}
     with ThreadPoolExecutor(2) as pool, ExitStack() as stack:
         starts = {
-            mode: pool.submit(run_transformers, DRAFT, mode=mode, dtype="float32", **more)
+            mode: pool.submit(run_transformers, DRAFT, mode=mode, dtype="float32", ready_deadline_s=1800, **more)
             for mode, more in options.items()
         }
         yield {mode: stack.enter_context(start.result()) for mode, start in starts.items()}

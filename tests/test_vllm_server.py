@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server():
     """vLLM in float32 with the small shipped model; half a minute on an idle machine, minutes on a busy one."""
-    with run_vllm(DRAFT, dtype="float32", max_model_len=1024, ready_deadline_s=900) as server:
+    with run_vllm(DRAFT, dtype="float32", max_model_len=1024, ready_deadline_s=1800) as server:
         yield server
         server.stop()  # the last test killed it, which the end of the block would report
 

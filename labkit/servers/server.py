@@ -96,7 +96,7 @@ class LaunchSpec:
     files: Mapping[str, str] = field(default_factory=dict)
     distributions: tuple[str, ...] = ()
     settings: Mapping[str, object] = field(default_factory=dict)
-    ready_deadline_s: float = 60.0
+    ready_deadline_s: float = 300.0
     grace_s: float = 5.0
     num_start_retries: int = 0
 
