@@ -461,11 +461,10 @@ def build_fake_spec(
     settings = {key: value for key, value in asdict(plan).items() if key not in ("replies", "model")}
     program = "from labkit.servers.fake import main; main()"
     argv = (sys.executable, "-P", "-c", program, "--port", "{port}", "--plan", json.dumps(asdict(plan)))
-    env, deadline_s = (
-        {"PYTHONPATH": str(Path(__file__).resolve().parents[2])},
-        choose_deadline_s(300.0, ready_deadline_s),
-    )
-    return LaunchSpec(name, plan.model, argv, env=env, settings=settings, ready_deadline_s=deadline_s, grace_s=2.0)
+    return LaunchSpec(
+        name, plan.model, argv, env={"PYTHONPATH": str(Path(__file__).resolve().parents[2])}, settings=settings,
+        ready_deadline_s=choose_deadline_s(300.0, ready_deadline_s), grace_s=2.0,
+    )  # fmt: skip
 
 
 def run_fake(plan: FakePlan | None = None, *, port: int | None = None, **options) -> Server:
