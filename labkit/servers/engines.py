@@ -249,22 +249,19 @@ def build_thread_plan(num_threads: int = 1) -> dict[str, str]:
 
 
 def choose_device_and_dtype(tier: str | None = None) -> tuple[str, str]:
-    """Return ("cpu" or "cuda", the fastest number format that its hardware computes natively).
+    """Return "cpu" or "cuda", and the fastest dtype that its hardware computes itself (`hardware.choose_dtype`).
 
     With `tier`, the answer is for that tier whatever this machine is (a dry run). Without, this machine decides;
-    LABKIT_TIER counts only where there is a GPU. A processor without bfloat16 instructions would emulate it, so it gets
-    float32; the t4 tier has no bfloat16 either, but float16. LabkitError for an unknown tier.
+    LABKIT_TIER counts only where there is a GPU. LabkitError for an unknown tier.
     """
-    from labkit.hardware import TIERS, estimate_tier, probe_machine
+    from labkit.hardware import TIERS, choose_dtype, estimate_tier, probe_machine
 
     if tier is not None and tier not in TIERS:
         raise LabkitError(f"There is no tier {tier!r}.", next_step=f"Use one of {', '.join(TIERS)}.")
     machine = probe_machine()
     if tier is None:
         tier = estimate_tier(machine) if machine.gpus else "cpu"
-    if tier == "cpu":
-        return "cpu", "bfloat16" if machine.cpu.has_fast_bf16 else "float32"
-    return "cuda", "float16" if tier == "t4" else "bfloat16"
+    return "cpu" if tier == "cpu" else "cuda", choose_dtype(machine, tier=tier)
 
 
 def find_engine_python(engine_python: str | os.PathLike | None = None) -> str:
