@@ -278,8 +278,7 @@ def test_an_interrupt_stops_the_check_and_counts_for_nothing(course):
 
 
 def test_the_checks_own_code_is_no_answer():
-    from labkit.checks._distance import judge_record
-
+    judge_record = load_lab_module("10", "checks").judge_record
     for answer in (judge_record, functools.partial(judge_record)):
         outcome = run_check(check_double, answer)
         assert (outcome.status, outcome.sentence[:29]) == ("failed", "the check's own code is no an")
