@@ -39,7 +39,7 @@ import torch
 from labkit import models, plots, quality, roofline, stats, timing, units
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
-from labkit.checks.decoder import find_decoder, load_weights, merge_heads, split_heads
+from labkit.models.decoder import find_decoder, load_weights, merge_heads, split_heads
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
 from labkit.plots.steps import plot_step_costs
