@@ -22,7 +22,7 @@ from labkit.progress import append_event
 from labkit.progress.course import Exercise
 from labkit.views import Outcome, view_outcome
 
-__all__ = ["check", "find_check", "is_accepted", "judge"]
+__all__ = ["check", "find_check", "is_accepted", "judge", "run_check"]
 
 _STUB_STEPS = {"RESUME", "NOP", "COPY_FREE_VARS", "LOAD_CONST", "POP_TOP", "RETURN_CONST", "RETURN_VALUE"}
 
@@ -59,8 +59,15 @@ def is_accepted(card: Exercise, status: str) -> bool:
 
 
 def judge(exercise: str, answer) -> Outcome:
-    """Run the check of an exercise; whatever happens becomes an outcome, and only a real pass is a pass."""
-    function = find_check(exercise)
+    """Judge an answer to an exercise; nothing is shown and nothing is kept."""
+    return run_check(find_check(exercise), answer, exercise=exercise)
+
+
+def run_check(function, answer, *, exercise: str = "") -> Outcome:
+    """Run one check function on an answer; whatever happens becomes an outcome, and only a real pass is a pass.
+
+    `exercise` says which solution and which known mistakes belong to it, if any.
+    """
     if _is_stub(answer):
         return Outcome("not attempted")
     try:
@@ -82,7 +89,7 @@ def _guard(exercise: str, answer):
     """Put the functions of an answer, also those of a tuple or list, behind the guard; all else stays as it is."""
     is_row = isinstance(answer, tuple | list)
     parts = answer if is_row else (answer,)
-    names = load_reference(exercise).answer_names
+    names = load_reference(exercise).answer_names if exercise and any(map(_is_function, parts)) else ()
     names = names if len(names) == len(parts) else ("",) * len(parts)
     guarded = [
         LearnerFunction(part, exercise=exercise, reference_name=name) if _is_function(part) else part

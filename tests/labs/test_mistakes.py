@@ -1,4 +1,4 @@
-"""All labs at once: the reference passes, the stub is "not attempted", and each entry of mistakes.txt does what it says:
+"""All labs at once: the reference passes, the stub is "not attempted", and each entry of mistakes.txt holds:
 a known mistake fails with its sentence, another right answer passes.
 """
 
@@ -55,6 +55,9 @@ def test_the_reference_solution_passes_and_says_what_was_found(exercise):
 @pytest.mark.parametrize("body", UNTOUCHED)
 def test_an_untouched_stub_is_not_attempted(exercise, body):
     reference = load_reference(exercise)
+    if not callable(answer(exercise)) and not isinstance(answer(exercise), tuple):  # an answer that is a value
+        assert judge(exercise, None).status == judge(exercise, ...).status == "not attempted"
+        return
     names = {}
     for name in reference.answer_names:
         exec(f"def {name}(*args, **kwargs):\n    {body}\n", names)

@@ -5,18 +5,15 @@ import statistics
 from typing import NoReturn
 
 import numpy as np
+from lab01.intervals import expect_interval
+from lab01.listings import LIES, SCRIPTS
+from lab01.stopwatch import LAUNCH_S, WAIT_S, find_mistake, run_world
 
 from labkit import stats
-from labkit.checks._comparison import COMPARE_MISTAKES, compare_pairs_by_table, expect_row, list_pairs, make_pairs
-from labkit.checks._intervals import expect_interval
-from labkit.checks._stopwatch import LAUNCH_S, WAIT_S, find_mistake, run_world
 from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, is_number, passed
 from labkit.checks.learner import LearnerFunction, shorten, tidy
-from labkit.checks.listings import LIES, SCRIPTS
 from labkit.checks.tensors import probe_frames
 from labkit.views import Outcome
-
-__all__ = ["check_1", "check_2", "check_3", "check_4"]
 
 # 01.1: world, warm-up calls, samples.
 _WORLDS = (
@@ -103,18 +100,69 @@ def check_2(percentile_interval) -> Outcome:
     return passed("needs no bell curve: 6 samples for p50, 59 for p95, 299 for p99, and below that it says nothing.")
 
 
+_VERDICTS = ("faster", "slower", "cannot tell")
+# Student's t for two-sided 95 %, as printed in tables: degrees of freedom -> t. The solution uses labkit's own.
+_T_95 = {1: 12.7062047361747, 2: 4.30265272974946, 4: 2.77644510519779, 7: 2.36462425159278, 9: 2.2621571627982}
+
+
+def _compare_by_table(a_s, b_s):
+    """Return (ratio, low, high, verdict) for pairs of times; only for the numbers of pairs in the table."""
+    logs = [math.log(b / a) for a, b in zip(a_s, b_s, strict=True)]
+    mean, half = statistics.fmean(logs), _T_95[len(logs) - 1] * statistics.stdev(logs) / math.sqrt(len(logs))
+    # 1e-12: the rounding of a log of two equal times must not become a verdict.
+    verdict = "faster" if mean - half > 1e-12 else "slower" if mean + half < -1e-12 else "cannot tell"
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half), verdict
+
+
+def _make_pairs(draw, *, n, shift=1.0, cv=0.01, drift=0.0):
+    """Draw n interleaved pairs of times: A needs 0.1 s, B `shift` times as long, both `drift` slower at the end."""
+    slow = 1 + drift * np.arange(n) / max(1, n - 1)
+    a_s, b_s = (base * slow * np.exp(draw.normal(0, cv, n)) for base in (0.1, 0.1 * shift))
+    return a_s.tolist(), b_s.tolist()
+
+
+def _list_pairs():
+    """Return triples (times of A, times of B, why): worked by hand first, then seeded ones under drift."""
+    draw = np.random.default_rng(3)
+    drifting = [0.5, 0.7, 0.6, 0.9, 0.8]
+    hand = [0.3, 0.1, 0.5, 0.2, 0.4]  # logs: mean 0.3, standard error 0.0707, so 0.3 +- 0.1963
+    moved = [a * math.exp(g) for a, g in zip(drifting, hand, strict=True)]
+    pairs = [
+        ([2.0, 2.0, 2.0], [4.0, 4.0, 4.0], "A takes half the time in each pair: twice as fast."),
+        ([4.0, 4.0], [2.0, 2.0], "A takes twice the time in each pair: half as fast."),
+        ([0.5, 0.7, 0.6], [0.5, 0.7, 0.6], "no difference at all: an interval that ends at 1 still holds 1."),
+        (drifting, moved, "a gain in each pair, under drift."),
+        (moved, drifting, "a loss in each pair, under drift."),
+        ([1.0, 1.0], [math.exp(0.1), math.exp(0.3)], "two pairs: t is 12.7, and the interval holds 1."),
+    ]
+    pairs += [(*_make_pairs(draw, n=n, shift=s, drift=0.6), "") for n in (8, 10) for s in (1.0, 1.01, 1.05, 0.9)]
+    return pairs
+
+
+def _expect_row(got, call: str) -> None:
+    """Fail unless a row of four is three numbers and one of the three words; other things are judged elsewhere."""
+    if not isinstance(got, tuple | list) or len(got) != 4:
+        return
+    if got[1] != got[1] or got[2] != got[2]:
+        fail(f"{call}: an end of the interval is NaN. Without any spread the interval is the ratio itself: no width.")
+    if wrong := [one for one in got[:3] if not is_number(one)]:
+        fail(f"{call}: ratio and both ends are numbers, and {shorten(repr(wrong[0]), 40)} is none.")
+    if not isinstance(got[3], str) or got[3] not in _VERDICTS:
+        fail(f"{call}: the verdict is {shorten(repr(got[3]), 40)}: write one of {', '.join(map(repr, _VERDICTS))}.")
+
+
 def check_3(compare_pairs) -> Outcome:
     """The paired comparison: cases by a table of t, then how often it cries wolf and what it finds, on seeded data."""
     expect_function(compare_pairs, "compare_pairs")
     _refuse(compare_pairs, ("compare",), [1.0, 2.0, 4.0], [2.0, 3.0, 5.0])
-    cases = [Case(compare_pairs_by_table(a, b), (a, b), why=why) for a, b, why in list_pairs()]
+    cases = [Case(_compare_by_table(a, b), (a, b), why=why) for a, b, why in _list_pairs()]
     for case in cases:
-        expect_row(compare_pairs(*case.args), compare_pairs.call)
-    expect_cases(compare_pairs, cases, COMPARE_MISTAKES, relative=1e-4)
+        _expect_row(compare_pairs(*case.args), compare_pairs.call)
+    expect_cases(compare_pairs, cases, relative=1e-4)
     draw, found = np.random.default_rng(31), {}
     for name, options in (("same", {"n": 10}), ("shifted", {"n": 5, "shift": 1.05}),
                           ("drifting", {"n": 10, "shift": 1.05, "drift": 1.0})):  # fmt: skip
-        verdicts = [compare_pairs(*make_pairs(draw, **options))[3] for _ in range(200)]
+        verdicts = [compare_pairs(*_make_pairs(draw, **options))[3] for _ in range(200)]
         found[name] = sum(v == "faster" for v in verdicts) + (name == "same") * verdicts.count("slower")
     if found["same"] > 24 or found["shifted"] < 190 or found["drifting"] < 190:
         fail(
@@ -179,6 +227,11 @@ _VALUES = {
         (_LOGS["c"]["seconds"] / sum(_LOGS["c"]["num_tokens"]), "that is seconds per token: the script prints tok/s."),
     ),
 }  # fmt: skip
+
+
+def scene_4() -> dict:
+    """The scripts, which the lab loads before the exercise."""
+    return {"SCRIPTS": SCRIPTS}
 
 
 def check_4(answer) -> Outcome:

@@ -40,7 +40,7 @@ from labkit import generation, models, plots, stats, timing, units
 from labkit.asynchronous import SimulatedDevice, VirtualClock
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
-from labkit.checks.listings import LIES, SCRIPTS, format_listing
+from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.plots import measuring
 from labkit.quiz import quiz
@@ -497,8 +497,10 @@ if ready("01.1") and ready("01.3"):
 # is 80 / 2 = 40 tok/s.
 
 # %% tags=["nbval-check-output"]
+listings = load_lab_module("01", "listings")
+SCRIPTS, LIES = listings.SCRIPTS, listings.LIES
 for name in SCRIPTS:
-    print(format_listing(name), end="\n\n")
+    print(listings.format_listing(name), end="\n\n")
 
 # %% tags=["nbval-check-output"]
 for lie, meaning in LIES.items():

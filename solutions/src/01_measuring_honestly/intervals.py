@@ -18,10 +18,10 @@ __all__ = ["estimate_coverage", "expect_interval", "find_closest"]
 
 def estimate_coverage(n: int, p: float) -> np.ndarray:
     """Return F with F[k] = P(at most k of n samples lie below the p-quantile), by adding one sample after the other."""
-    chances = np.ones(1)
+    probabilities = np.ones(1)
     for _ in range(n):
-        chances = np.convolve(chances, [1 - p, p])
-    return np.cumsum(chances)
+        probabilities = np.convolve(probabilities, [1 - p, p])
+    return np.cumsum(probabilities)
 
 
 def find_closest(cdf: np.ndarray, confidence: float) -> tuple[int, int] | None:
@@ -50,7 +50,7 @@ def expect_interval(got, samples, q, confidence, *, where, is_always_none=False)
         most = most if n > 1 else "one sample is no interval"
         fail(f"{where}: n is too small, {most}. Return None, not {shorten(repr(got), 40)}.")
     if got is None:
-        why = "Add the chances of both sides together; do not ask each side for its half."
+        why = "Add the probabilities of both sides; do not ask each side for its half."
         if is_always_none:
             why = "It is None for 100 samples too: is a `return` missing, or can the condition never be true?"
         fail(f"{where}: got None, but ranks 1 and {n} hold it with {100 * cover(1, n):.2f} %, which is enough. {why}")
@@ -119,4 +119,4 @@ def _explain_ranks(low, high, held, cdf, confidence, where) -> NoReturn:
     one_off = ((low, high + 1), (low - 1, high), (low - 1, high - 1), (low + 1, high + 1))
     if any(below[b + 1] - below[a + 1] >= confidence for a, b in one_off):
         fail(f"{short}: one off. The sum runs from k = low to k = high - 1, and rank 1 is the smallest, values[0].")
-    fail(f"{short}; {100 * confidence:.0f} % are asked for. Is the chance of a sample to lie below q / 100?")
+    fail(f"{short}; {100 * confidence:.0f} % are asked for. Is the probability that a sample lies below it q / 100?")

@@ -1,5 +1,5 @@
-"""What did a stored output depend on? Hashes of the rooms that a source imports (all the way down), of the lock, and of
-the list of labs.
+"""What did a stored output depend on? Hashes of every labkit module that a source reaches, of the lab's own folder, of
+the lock, and of the list of labs.
 """
 
 import ast
@@ -8,37 +8,39 @@ import hashlib
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["estimate_labs_hash", "estimate_room_hashes", "find_imports", "find_lock", "hash_text"]
+__all__ = ["estimate_labs_hash", "estimate_module_hashes", "find_imports", "find_lock", "hash_text"]
 
 
-def estimate_room_hashes(root: Path, *, text: str, number: str) -> dict[str, str]:
-    """Return {"labkit/stats.py": hash, ...} for every room that `text` reaches; lab `number` adds its own check room.
+def estimate_module_hashes(root: Path, *, text: str, folder: Path) -> dict[str, str]:
+    """Return {"labkit/stats.py": hash, ...} for every module that `text`, or the lab's folder, reaches.
 
-    `labkit.checks` finds labNN.py at run time, which no import statement shows; so it is added by name.
+    The checks of a lab are found at run time, which no import statement shows; so its folder is read as a whole.
     """
-    waiting = set(find_imports(text))
     found: dict[str, str] = {}
+    waiting = set(find_imports(text))
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name != "lab.py":
+            content = path.read_bytes()
+            found[path.relative_to(root).as_posix()] = hashlib.sha256(content).hexdigest()[:16]
+            waiting |= find_imports(content.decode("utf-8")) if path.suffix == ".py" else set()
     while waiting:
-        module = waiting.pop()
-        path = _find_file(root, module)
+        path = _find_file(root, waiting.pop())
         name = path.relative_to(root).as_posix() if path else ""
         if path is None or name in found:
             continue
         source = path.read_text(encoding="utf-8")
         found[name] = hash_text(source)
         waiting |= find_imports(source)
-        if module.split(".")[:2] == ["labkit", "checks"]:
-            waiting.add(f"labkit.checks.lab{number}")
     return dict(sorted(found.items()))
 
 
 def estimate_labs_hash(root: Path) -> str:
     """Hash of the course's labs (NN_topic) in order: a solution shows a table of them and says which one is next."""
-    names = sorted(path.stem for path in (root / "solutions" / "src").glob("[0-9][0-9]_*.py"))
+    names = sorted(path.parent.name for path in (root / "solutions" / "src").glob("[0-9][0-9]_*/lab.py"))
     return hash_text("\n".join(names))
 
 
-@functools.lru_cache(maxsize=512)  # every lab asks for the same rooms
+@functools.lru_cache(maxsize=512)  # every lab asks for the same modules
 def find_imports(text: str) -> frozenset[str]:
     """Dotted labkit names that a text imports, in functions too; `from labkit import b` gives labkit and labkit.b."""
     names: set[str] = set()
