@@ -68,7 +68,7 @@ def test_the_sentence_says_how_many_elements_differ_and_where_the_first_one_is()
         "2 of 6 elements differ, by up to 0.25; the first is at [1, 1]: got 4.25, expected 4."
     )
     got[0, 2] = NAN
-    assert "3 of 6 elements are wrong, some are NaN, the first is at [0, 2]" in describe_difference(got, X)
+    assert "3 of 6 elements are wrong and some are NaN; the first is at [0, 2]" in describe_difference(got, X)
     assert "1 of 3 elements differ, by up to 1; the first is at [2]: got 4, expected 5." in describe_difference(
         torch.tensor([1, 2, 4]), torch.tensor([1, 2, 5])
     )

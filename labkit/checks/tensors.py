@@ -65,10 +65,11 @@ def describe_difference(got: Any, expected: Any, *, tolerance: float = TOLERANCE
     """Say how many elements of a tensor are wrong, by how much, and where the first one is; the shapes are equal."""
     different = _find_differences(got, expected, tolerance)
     place = different.nonzero()[0].tolist()
-    got, expected = got.to(expected.device), expected
+    got = got.to(expected.device)
     count = f"{int(different.sum())} of {different.numel()} elements"
     if bool((got.isnan() & ~expected.isnan()).any()):
-        return f"{count} are wrong, some are NaN, the first is at {place}: is a whole row masked, or something divided by 0?"
+        said = f"{count} are wrong and some are NaN; the first is at {place}"
+        return f"{said}: is a whole row masked, or something divided by 0?"
     by = float((got.double() - expected.double()).abs()[different].max())
     values = f"got {got[*place].item():.6g}, expected {expected[*place].item():.6g}"
     return f"{count} differ, by up to {by:.2g}; the first is at {place}: {values}."
@@ -132,7 +133,7 @@ _LIBRARIES = {
 _MODULES = {
     "torch.nn.attention.": _ATTENTION,
     "torch.nn.modules.": "a ready-made module of torch.nn does the work: here the weights are plain tensors.",
-    "torch.utils.flop_counter.": "the counter is what the check compares with: write the formula, it also works on paper.",
+    "torch.utils.flop_counter.": "the counter is what the check compares with: write the formula, paper is enough.",
     "labkit.roofline.": "labkit.roofline is the answer itself: write the formula once, then trust the library.",
 }
 

@@ -16,6 +16,7 @@ from labkit.models.decoder import load_weights  # noqa: E402
 
 checks = load_lab_module("03", "checks")
 second = load_lab_module("03", "second_decoder")
+draws = load_lab_module("03", "draws")
 EXERCISES = [f"03.{k}" for k in range(1, 6)]
 SIZES = second.make_config(24, 40, 37, 3, 6, 2, 10)
 
@@ -127,14 +128,14 @@ def test_torchs_flop_counter_agrees_with_the_count_of_a_transformers_step():
     model.set_attn_implementation("eager")
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(torch.randint(37, (2, 9)))
-    right = checks.count_by_torch(SIZES, new_tokens=9, cached_tokens=0, batch=2)[0]
+    right = second.count_by_torch(SIZES, new_tokens=9, cached_tokens=0, batch=2)[0]
     angles = 2 * SIZES["head_dim"] // 2 * 9  # Transformers 5.17 makes RoPE's angles by a matrix product, 5.19 does not
     assert counter.get_total_flops() - right in (0, angles)
 
 
 def test_the_steps_by_hand_are_what_the_flop_counter_finds():
     for config, options, numbers in checks._BY_HAND:
-        assert checks.count_by_torch(config, **options) == numbers
+        assert second.count_by_torch(config, **options) == numbers
 
 
 # 03.5
@@ -142,14 +143,14 @@ def test_the_steps_by_hand_are_what_the_flop_counter_finds():
 
 def test_transformers_warpers_have_the_exact_probabilities():
     transformers = pytest.importorskip("transformers")
-    logits = torch.tensor([checks._LOGITS])
-    for options in checks._SETTINGS:
+    logits = torch.tensor([draws.LOGITS])
+    for options in draws.SETTINGS:
         z = transformers.TemperatureLogitsWarper(options.get("temperature", 1.0))(None, logits)
         if options.get("top_k"):
             z = transformers.TopKLogitsWarper(options["top_k"])(None, z)
         if options.get("top_p"):
             z = transformers.TopPLogitsWarper(options["top_p"])(None, z)
-        right = checks.estimate_probabilities(logits[0].tolist(), **options)
+        right = draws.estimate_probabilities(logits[0].tolist(), **options)
         assert z.softmax(1)[0].tolist() == pytest.approx(right, abs=1e-6), options
 
 
@@ -197,31 +198,31 @@ def test_every_order_of_the_three_steps_passes_or_is_named(order, phrase):
 def test_the_p_values_are_scipys_and_an_impossible_token_gives_0():
     stats = pytest.importorskip("scipy.stats")
     a, b, expected = torch.tensor([480, 310, 210]), torch.tensor([500, 330, 170]), torch.tensor([500, 300, 200])
-    assert checks.estimate_p_value(a - expected, expected) == pytest.approx(
+    assert draws.estimate_p_value(a - expected, expected) == pytest.approx(
         stats.chisquare(a, expected).pvalue, rel=1e-6
     )
     right = stats.chi2_contingency([a.tolist(), b.tolist()], correction=False).pvalue
-    assert checks.estimate_p_value(a - b, a + b) == pytest.approx(right, rel=1e-6)
-    assert checks.estimate_p_value([-20, 19, 1], [500, 500, 0]) == 0.0
-    assert checks.estimate_p_value([0, 0], [1000, 0]) == 1.0
+    assert draws.estimate_p_value(a - b, a + b) == pytest.approx(right, rel=1e-6)
+    assert draws.estimate_p_value([-20, 19, 1], [500, 500, 0]) == 0.0
+    assert draws.estimate_p_value([0, 0], [1000, 0]) == 1.0
 
 
 def test_every_named_sampler_is_far_from_the_right_one_after_so_many_draws():
     """The limit is one in a million, and luck moves a p-value by less than the rest."""
     for mistake in load_mistakes("03.5"):
         if mistake.kind == "named":
-            counts = list(checks.count_draws(answer("03.5", mistake.code)))
-            assert min(checks.estimate_fit(counts)) < 1e-60, mistake.sentence
+            counts = list(draws.count_draws(answer("03.5", mistake.code)))
+            assert min(draws.estimate_fit(counts)) < 1e-60, mistake.sentence
 
 
 def test_a_right_sampler_is_rarely_refused():
     """The p-values of right draws are spread evenly: far from the limit of one in a million."""
-    right = checks.estimate_probabilities(checks._LOGITS, temperature=1.7, top_k=6, top_p=0.75)
+    right = draws.estimate_probabilities(draws.LOGITS, temperature=1.7, top_k=6, top_p=0.75)
     draw, expected = torch.Generator().manual_seed(9), 2000 * torch.tensor(right)
     p_values = []
     for _ in range(200):
         ids = torch.multinomial(torch.tensor(right), 2000, replacement=True, generator=draw)
-        p_values.append(checks.estimate_p_value(ids.bincount(minlength=12) - expected, expected))
+        p_values.append(draws.estimate_p_value(ids.bincount(minlength=12) - expected, expected))
     assert min(p_values) > 1e-4
     assert 0.4 < sum(p_values) / len(p_values) < 0.6
 

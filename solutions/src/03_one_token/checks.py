@@ -1,13 +1,22 @@
 """The checks of lab 03: norm and rotation, grouped attention, the decoder with its cache, its cost, a sampler."""
 
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from lab03.second_decoder import attend, make_config, make_weights, normalize, run_decoder, turn
+from lab03.draws import (
+    LOGITS,
+    MIN_P,
+    NUM_DRAWS,
+    count_draws,
+    estimate_fit,
+    estimate_p_value,
+    estimate_probabilities,
+    expect_ids,
+)
+from lab03.second_decoder import attend, count_by_torch, make_config, make_weights, normalize, run_decoder, turn
 
 from labkit.checks.cases import Case, expect_answer, expect_cases, expect_function, expect_no_generator, fail, passed
 from labkit.checks.learner import LearnerFunction, LearnerRaised, NotAttempted, shorten, tidy
@@ -59,8 +68,10 @@ def check_1(answer) -> Outcome:
     try:
         _expect_piece(rotate, "rotate", turn, tokens)
     except NotAttempted:
-        fail("`rms_norm` is right. `rotate` is still open.")
-    return passed("a norm that keeps the mean, and a rotation of which attention sees only the distance of two tokens.")
+        fail("`rms_norm` is right. `rotate` is still to do.")
+    return passed(
+        "a norm that keeps the mean, and a rotation that lets attention see only the distance between two tokens."
+    )
 
 
 def _expect_piece(function: LearnerFunction, name: str, right: Callable, calls: Sequence[tuple[tuple, dict]]) -> None:
@@ -85,7 +96,7 @@ def check_2(attention) -> Outcome:
         keys, values = (_draw(seed + 10 * k, batch, groups, num_all, head_dim) for k in (1, 2))
         calls.append(((_draw(seed, batch, heads, num_new, head_dim), keys, values), {}))
     _expect_piece(attention, "attention", attend, calls)
-    return passed("causal, grouped, and right for a whole prompt as for one new token behind a cache.")
+    return passed("causal, grouped, and right for a whole prompt as well as for one new token after a cache.")
 
 
 # 03.3
@@ -147,7 +158,7 @@ def check_3(forward) -> Outcome:
 
 
 def _run_chunks(forward: Callable, text: Text) -> list:
-    """Return the logits of each chunk, each read behind the cache that `forward` itself has made."""
+    """Return the logits of each chunk, each read with the cache that `forward` itself has made."""
     cache, logits, num_read = None, [], 0
     for cut in text.cuts:
         chunk = text.ids[:, num_read : num_read + cut]
@@ -185,13 +196,13 @@ def _expect_cache(cache, text: Text, *, num_read: int, num_new: int) -> None:
             if shape == (batch, heads, num_read, head_dim):
                 fail(f"{name} is cached for all {heads} heads: keep the {groups} KV heads, that is the saving.")
             if shape == (batch, groups, num_new, head_dim):
-                fail(f"the cache holds only the new {name}: what was in it before has to stay, in front.")
+                fail(f"the cache holds only the new {name}: what was in it before has to stay in front.")
             right = (batch, groups, num_read, head_dim)
             fail(f"{name} in the cache has the shape {shape}, expected (B, G, T, D) = {right}.")
 
 
 def _expect_logits(forward: LearnerFunction, texts: Sequence[Text]) -> None:
-    """Fail unless the logits of every chunk, behind the learner's own cache, are those of the second decoder."""
+    """Fail unless the logits of every chunk, read with the learner's own cache, are those of the second decoder."""
     answers = [_run_chunks(forward, text) for text in texts]
     expected = [_run_chunks(run_decoder, text) for text in texts]
     if is_close(answers, expected):
@@ -219,7 +230,7 @@ def _expect_logits(forward: LearnerFunction, texts: Sequence[Text]) -> None:
 
 
 def _expect_saving(forward: Callable, text: Text) -> None:
-    """Fail when one token behind a cache costs as much as the whole text: then the cache saves nothing."""
+    """Fail when one token with a cache costs as much as the whole text: then the cache saves nothing."""
     from torch.utils.flop_counter import FlopCounterMode
 
     _, cache = _expect_pair(forward(text.weights, text.ids))
@@ -230,7 +241,7 @@ def _expect_saving(forward: Callable, text: Text) -> None:
         counted.append(counter.get_total_flops())
     if counted[0] > _MAX_FLOPS * counted[1]:
         times = counted[0] / counted[1]
-        fail(f"one token behind a cache costs {times:.1f} times the FLOPs that it needs: compute the new token only.")
+        fail(f"one token with a cache costs {times:.1f} times the FLOPs that it needs: compute the new token only.")
 
 
 def _expect_no_memory(forward: LearnerFunction, texts: Sequence[Text]) -> None:
@@ -242,8 +253,8 @@ def _expect_no_memory(forward: LearnerFunction, texts: Sequence[Text]) -> None:
         again, _ = _expect_pair(forward(text.weights, text.ids[:, -2:], cache))
         if not is_close(again, first):
             fail(
-                "the same tokens behind the same cache give other logits once another text was read in between: all "
-                "that `forward` knows of a text has to come from `cache`, not from something that it keeps itself."
+                "the same tokens with the same cache give other logits once another text was read in between: all "
+                "that `forward` knows about a text has to come from `cache`, not from something that it keeps itself."
             )
     if forward.changed:
         fail(
@@ -304,24 +315,6 @@ _STEPS = (
 )
 
 
-def count_by_torch(config: dict[str, int], *, new_tokens: int, cached_tokens: int, batch: int = 1,
-                   bytes_per_value: int = 4) -> tuple[int, int, int]:  # fmt: skip
-    """Return what torch's flop counter sees in a real step, and the bytes of the tensors of this step."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    weights = make_weights(config, device="meta")
-    ids = torch.zeros(batch, cached_tokens + new_tokens, dtype=torch.int64, device="meta")
-    _, cache = run_decoder(weights, ids[:, :cached_tokens]) if cached_tokens else (None, None)
-    with FlopCounterMode(display=False) as counter:
-        _, grown = run_decoder(weights, ids[:, cached_tokens:], cache)
-    names = ("wq", "wk", "wv", "wo", "gate", "up", "down")
-    matrices = [getattr(layer, name) for layer in weights.layers for name in names]
-    num_weights = sum(x.numel() for x in (*matrices, weights.head))
-    num_kept = sum(x.numel() for pair in grown for x in pair)
-    return counter.get_total_flops(), num_weights * bytes_per_value, num_kept * bytes_per_value
-
-
 @functools.cache
 def make_steps() -> tuple[tuple[dict, dict, tuple[int, int, int]], ...]:
     """Return the steps to be counted: (config, options, the three numbers)."""
@@ -350,73 +343,22 @@ def check_4(count_step) -> Outcome:
 
         cases = [Case(numbers[place], (config,), options) for config, options, numbers in make_steps()]
         expect_cases(Part(count_step.function, count_step.exercise, count_step.reference_name), cases)
-    return passed("exactly what torch's counter finds, for one token behind a cache as for a whole batch of prompts.")
+    return passed(
+        "exactly what torch's counter finds, for one token with a cache as well as for a whole batch of prompts."
+    )
 
 
 # 03.5
-_LOGITS = [2.1, -0.3, 1.7, 0.2, 3.0, -1.4, 0.9, 2.6, -2.2, 1.2, 0.5, -0.8]
-_SETTINGS: tuple[dict[str, Any], ...] = (
-    {},
-    {"temperature": 0.6},
-    {"temperature": 2.5},
-    {"top_k": 3},
-    {"top_p": 0.7},
-    {"top_p": 0.05},
-    {"temperature": 2.0, "top_p": 0.6},
-    {"top_k": 4, "top_p": 0.8},
-    {"temperature": 1.7, "top_k": 6, "top_p": 0.75},
-    {"temperature": 0.5, "top_k": 50, "top_p": 0.99},
-)
-NUM_DRAWS = 4_000  # half of them for each kind of row; a loop over rows takes seconds for all settings
-_MIN_P = 1e-6  # 20 tests with fixed seeds: one right sampler in 50,000 fails
-_ALMOST_ONE = 1 - 1e-9  # adding up probabilities in floating point may end just below 1
-
-
-def estimate_probabilities(logits: Sequence[float], *, temperature=1.0, top_k=0, top_p=1.0) -> list[float]:
-    """Return the probability of every token: temperature, then top-k, then top-p over what top-k left."""
-    ranked = sorted(range(len(logits)), key=logits.__getitem__, reverse=True)[: top_k or None]
-    weights = {token: math.exp((logits[token] - max(logits)) / temperature) for token in ranked}
-    total, kept = math.fsum(weights.values()), []
-    for token in ranked:
-        if math.fsum(weights[one] for one in kept) / total >= min(top_p, _ALMOST_ONE):
-            break
-        kept.append(token)
-    total = math.fsum(weights[token] for token in kept)
-    return [weights[token] / total if token in kept else 0.0 for token in range(len(logits))]
-
-
-def estimate_p_value(differences: Sequence[float], variances: Sequence[float]) -> float:
-    """Return the p-value of a chi-square test: the sum of differences² / variances, with one degree of freedom less.
-
-    Counts against what is expected: (seen - expected, expected). Two rows of as many draws: (a - b, a + b). Where the
-    variance is below 5, tokens are put together, the usual condition. 0.0 for a difference without any variance.
-    """
-    import torch
-
-    differences, variances = np.asarray(differences, float), np.asarray(variances, float)
-    if np.any(differences[variances == 0] != 0):
-        return 0.0
-    bins, rare = [], np.zeros(2)
-    for k in np.argsort(variances):
-        rare = rare + (differences[k], variances[k])
-        if rare[1] >= 5:
-            bins, rare = [*bins, rare], np.zeros(2)
-    if len(bins) < 2:
-        return 1.0
-    half = torch.tensor([len(bins) - 1, sum(d**2 / v for d, v in bins)], dtype=torch.float64) / 2
-    return float(torch.special.gammaincc(half[0], half[1]))
-
-
 def check_5(sample) -> Outcome:
     """The sampler: 4,000 draws per setting against the exact probabilities, by chi-square; then edges and seeds."""
     import torch
 
     expect_function(sample, "sample")
     generator = torch.Generator().manual_seed(1)
-    expect_by_hand(sample, torch.tensor([_LOGITS]), temperature=0.7, top_k=3, top_p=0.9, generator=generator)
+    expect_by_hand(sample, torch.tensor([LOGITS]), temperature=0.7, top_k=3, top_p=0.9, generator=generator)
     counts = list(count_draws(sample))
     lowest = min(estimate_fit(counts))
-    if lowest <= _MIN_P:
+    if lowest <= MIN_P:
         _explain_draws(sample, counts)
     _expect_greedy(sample)
     _expect_seeds(sample)
@@ -430,49 +372,10 @@ def check_5(sample) -> Outcome:
     )
 
 
-def count_draws(sample: Callable) -> Iterator[tuple[list[int], list[float], dict]]:
-    """Yield for each setting and kind of row how often each token came: (counts, logits, options)."""
-    import torch
-
-    row = torch.tensor(_LOGITS)
-    for number, options in enumerate(_SETTINGS):
-        # Two kinds of rows in one batch: what is cut off in one must not depend on the other.
-        rows = row.roll(number).repeat(NUM_DRAWS, 1)
-        rows[1::2] = 0.5 * row.flip(0)
-        got = sample(rows, generator=torch.Generator().manual_seed(100 + number), **options)
-        ids = _expect_ids(got, len(rows))
-        for k in (0, 1):
-            yield ids[k::2].bincount(minlength=len(row)).tolist(), rows[k].tolist(), options
-
-
-def estimate_fit(counts) -> list[float]:
-    """Return the p-value of each row of counts against the exact probabilities."""
-    expected = [NUM_DRAWS // 2 * np.array(estimate_probabilities(x, **options)) for _, x, options in counts]
-    return [estimate_p_value(seen - want, want) for (seen, _, _), want in zip(counts, expected, strict=True)]
-
-
-def _expect_ids(got, num_rows: int):
-    import torch
-
-    if got is None:
-        fail("nothing came back: is a `return` missing?")
-    if num_rows == 1 and isinstance(got, int | float):  # a tensor of the shape () has become a number
-        fail("for one row the shape is (), expected (1,): squeeze() takes away every axis of length 1.")
-    if not isinstance(got, torch.Tensor):
-        fail(f"the answer is a {type(got).__name__}, expected a tensor of {num_rows} token ids, one for each row.")
-    if tuple(got.shape) != (num_rows,):
-        fail(f"the shape is {tuple(got.shape)}, expected ({num_rows},): one token id for each row.")
-    if got.dtype not in (torch.int64, torch.int32):
-        fail(f"token ids are whole numbers, and these are {got.dtype}: did the probabilities come back instead?")
-    if int(got.min()) < 0 or int(got.max()) >= len(_LOGITS):
-        fail("an id is outside the vocabulary.")
-    return got.long()
-
-
 def _explain_draws(sample: LearnerFunction, counts) -> None:
     def explains(wrong: Callable) -> bool:
         pairs = ((np.array(a), np.array(b)) for (a, *_), (b, *_) in zip(counts, count_draws(wrong), strict=True))
-        return all(estimate_p_value(a - b, a + b) > _MIN_P for a, b in pairs)
+        return all(estimate_p_value(a - b, a + b) > MIN_P for a, b in pairs)
 
     if sentence := find_mistake(sample.exercise, sample.reference_name, explains):
         fail(sentence)
@@ -495,7 +398,7 @@ def _explain_draws(sample: LearnerFunction, counts) -> None:
 def _make_rows():
     import torch
 
-    return torch.tensor(_LOGITS) + 0.1 * _draw(55, 64, len(_LOGITS))  # (64, V)
+    return torch.tensor(LOGITS) + 0.1 * _draw(55, 64, len(LOGITS))  # (64, V)
 
 
 def _expect_greedy(sample: Callable) -> None:
@@ -506,11 +409,11 @@ def _expect_greedy(sample: Callable) -> None:
         greedy = sample(rows, temperature=0)
     except LearnerRaised as raised:
         fail(f"temperature 0 means greedy: take the likeliest token before anything is divided by 0. {raised}")
-    if not torch.equal(_expect_ids(greedy, 64), rows.argmax(-1)):
+    if not torch.equal(expect_ids(greedy, 64), rows.argmax(-1)):
         fail("temperature 0 means greedy: the likeliest token of each row, without a draw.")
-    if not torch.equal(_expect_ids(sample(rows, temperature=0.0, top_k=5, top_p=0.9), 64), rows.argmax(-1)):
+    if not torch.equal(expect_ids(sample(rows, temperature=0.0, top_k=5, top_p=0.9), 64), rows.argmax(-1)):
         fail("temperature 0 means greedy, whatever top_k and top_p say.")
-    ids = _expect_ids(sample(1000 * rows, temperature=0.5, generator=torch.Generator().manual_seed(3)), 64)
+    ids = expect_ids(sample(1000 * rows, temperature=0.5, generator=torch.Generator().manual_seed(3)), 64)
     if not torch.equal(ids, rows.argmax(-1)):
         fail("logits in the thousands overflow the exponential: torch.softmax takes the largest off first.")
 
@@ -524,7 +427,7 @@ def _expect_seeds(sample: Callable) -> None:
         fail("the same seed gives other tokens: draw with the given generator.")
     if torch.equal(first, other):
         fail("two different seeds give the same tokens: draw with the given generator, and do not seed it.")
-    _expect_ids(sample(rows), 64)  # without a generator torch's own is used
+    expect_ids(sample(rows), 64)  # without a generator torch's own is used
 
 
 def _expect_every_row(sample: Callable) -> None:
@@ -533,10 +436,10 @@ def _expect_every_row(sample: Callable) -> None:
     rows = _make_rows()
     for seed in range(40):  # few rows, flat probabilities: a first or last row that is not cut shows
         few, generator = rows[seed : seed + 1 + seed % 2], torch.Generator().manual_seed(seed)
-        ids = _expect_ids(sample(few, temperature=8.0, top_k=2, generator=generator), len(few))
+        ids = expect_ids(sample(few, temperature=8.0, top_k=2, generator=generator), len(few))
         if not (ids[:, None] == few.topk(2).indices).any(-1).all():
             fail("with 1 or 2 rows, top-k lets others through: every row is cut, the first and the last too.")
-        ids = _expect_ids(sample(few, temperature=8.0, top_p=0.01, generator=generator), len(few))
+        ids = expect_ids(sample(few, temperature=8.0, top_p=0.01, generator=generator), len(few))
         if not torch.equal(ids, few.argmax(-1)):
             fail("with 1 or 2 rows, top-p 0.01 lets others through: every row is cut, the first and the last too.")
     came = sample(torch.zeros(400, 4), top_p=0.5, generator=torch.Generator().manual_seed(4)).unique()

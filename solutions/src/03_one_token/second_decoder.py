@@ -5,7 +5,7 @@ tests/labs/test_lab03.py compares it with Transformers.
 
 from labkit.models.decoder import Layer, Weights
 
-__all__ = ["attend", "make_config", "make_weights", "normalize", "run_decoder", "turn"]
+__all__ = ["attend", "count_by_torch", "make_config", "make_weights", "normalize", "run_decoder", "turn"]
 
 
 def normalize(x, weight, *, eps):
@@ -103,3 +103,21 @@ def make_weights(config: dict[str, int], *, seed=0, is_tied=False, eps=1e-5, the
     )
     head = embedding if is_tied else matrix(vocabulary, d)
     return Weights(embedding, layers, scale(), head, eps, theta, head_dim)
+
+
+def count_by_torch(config: dict[str, int], *, new_tokens: int, cached_tokens: int, batch: int = 1,
+                   bytes_per_value: int = 4) -> tuple[int, int, int]:  # fmt: skip
+    """Return what torch's flop counter sees in a real step, and the bytes of the tensors of this step."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    weights = make_weights(config, device="meta")
+    ids = torch.zeros(batch, cached_tokens + new_tokens, dtype=torch.int64, device="meta")
+    _, cache = run_decoder(weights, ids[:, :cached_tokens]) if cached_tokens else (None, None)
+    with FlopCounterMode(display=False) as counter:
+        _, grown = run_decoder(weights, ids[:, cached_tokens:], cache)
+    names = ("wq", "wk", "wv", "wo", "gate", "up", "down")
+    matrices = [getattr(layer, name) for layer in weights.layers for name in names]
+    num_weights = sum(x.numel() for x in (*matrices, weights.head))
+    num_kept = sum(x.numel() for pair in grown for x in pair)
+    return counter.get_total_flops(), num_weights * bytes_per_value, num_kept * bytes_per_value
