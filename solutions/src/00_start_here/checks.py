@@ -6,11 +6,12 @@ from typing import NoReturn
 
 import numpy as np
 
-from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, is_number, passed
+from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, passed
 from labkit.checks.learner import shorten, tidy
 from labkit.checks.numbers import is_rounded
 from labkit.results import load_records, save_record
 from labkit.stats import estimate_mean_interval, summarize
+from labkit.units import is_number
 from labkit.views import Outcome
 
 # 00.1: num_parameters, bits -> bytes. 3 bits x 8 parameters fill 3 bytes; nothing left to round.

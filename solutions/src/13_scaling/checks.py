@@ -14,7 +14,7 @@ from labkit.checks.milestone import expect_claims, find_newest
 from labkit.checks.mistakes import find_mistake
 from labkit.results import load_records, save_record
 from labkit.stats import estimate_mean_interval
-from labkit.units import format_number
+from labkit.units import format_number, is_near
 from labkit.views import Outcome
 
 # 13.1: tokens that each row wants, step times in ms -> throughput in tok/s, time of the middle step in s.
@@ -289,8 +289,7 @@ def scene_5() -> dict:
 
 
 def _near(got: dict, right: dict) -> bool:
-    is_number = all(isinstance(got[n], int | float) and not isinstance(got[n], bool) for n in right)
-    return is_number and all(math.isclose(got[n], right[n], rel_tol=1e-6) for n in right)
+    return all(is_near(got[n], right[n]) for n in right)
 
 
 def check_5(claim_milestone) -> Outcome:
