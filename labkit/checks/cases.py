@@ -145,7 +145,7 @@ def _find_mistake(
 
 
 def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
-    """Tell whether two answers agree: numbers within `relative`, lists and tuples item by item, all else exactly."""
+    """Tell whether answers agree: numbers within `relative`, lists, tuples and dicts item by item, all else exactly."""
     if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
     if isinstance(expected, str):
@@ -163,6 +163,9 @@ def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
         got = got.tolist() if hasattr(got, "tolist") else got
         is_row = isinstance(got, tuple | list) and len(got) == len(expected)
         return is_row and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
+    if isinstance(expected, dict):
+        has_keys = isinstance(got, dict) and got.keys() == expected.keys()
+        return has_keys and all(is_same(got[key], value, relative=relative) for key, value in expected.items())
     return bool(got == expected)
 
 
