@@ -17,7 +17,7 @@ from tracked import list_tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The modules and packages of labkit, from the bottom up, one line per layer. A module imports only from those before it:
+# The modules and packages of labkit, from the bottom up, one line per layer. A module imports only those before it:
 # in a lower layer, or earlier in its own. So the order within a layer counts too, and there are no circles. A name
 # here that does not exist (any more) is ignored.
 LAYERS = (
@@ -244,7 +244,7 @@ def find_lab_numbers(path, numbers):
 
 
 def names_a_lab(text, numbers):
-    """Whether a text is a lab's or an exercise's number ("12", "12.1", "12.p1", "12.q3"), or says "lab 12" or "lab12"."""
+    """Whether a text is a lab's or an exercise's number ("12", "12.1", "12.p1"), or says "lab 12" or "lab12"."""
     exact = re.fullmatch(r"(\d\d)(?:\.[pq]?\d+)?", text)
     named = re.search(r"(?i)lab[ _]?(\d\d)(?!\d)", text)
     return any(found and found[1] in numbers for found in (exact, named))
