@@ -26,7 +26,7 @@ _PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the locks were r
 _PORTS = {8888: "JupyterLab", 8000: "the labs' engines"}
 _MIN_MEMORY_BYTES = 6 * 1024**3  # one engine takes 2.9 GB; a comparison keeps two resident
 _MIN_DISK_BYTES = 2 * 1024**3  # records, temporary checkpoints and the engines' caches
-_MIN_DRIVER = 580  # the first branch that runs CUDA 13, which the GPU lock's builds use
+MIN_DRIVER = 580  # the first branch that runs CUDA 13, which the GPU lock's builds use
 _SETUP = "run `make setup` in the course's folder."
 
 
@@ -210,15 +210,15 @@ def _probe_gpu(machine: Machine) -> list[Finding]:
     if not machine.gpus:
         if not _has_nvidia_device():
             return [Finding("gpu", "not needed", "no NVIDIA GPU; the course runs on the CPU")]
-        step = f"install NVIDIA's driver {_MIN_DRIVER} or newer, restart, check with nvidia-smi, then `make setup`."
+        step = f"install NVIDIA's driver {MIN_DRIVER} or newer, restart, check with nvidia-smi, then `make setup`."
         return [Finding("gpu", "warning", "an NVIDIA GPU is there, but no driver answers", step)]
     findings = []
     for gpu in machine.gpus:
         memory = format_bytes(gpu.memory_bytes) if gpu.memory_bytes else "memory unknown"
         findings.append(Finding(f"gpu {gpu.index}", "ok", f"{gpu.name}, {memory}, driver {gpu.driver or 'unknown'}"))
     driver = (machine.gpus[0].driver or "").split(".")[0]
-    if driver.isdecimal() and int(driver) < _MIN_DRIVER:
-        step = f"update NVIDIA's driver to {_MIN_DRIVER} or newer, restart, then `make setup`."
+    if driver.isdecimal() and int(driver) < MIN_DRIVER:
+        step = f"update NVIDIA's driver to {MIN_DRIVER} or newer, restart, then `make setup`."
         findings.append(Finding("cuda", "warning", f"driver {driver} is too old for CUDA 13", step))
         return findings
     installed = _installed()

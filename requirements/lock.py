@@ -13,14 +13,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from install import OPEN_LAB
+from install import OPEN_LAB, TORCH_CPU_INDEX
+from pins import load_pins
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 TIERS = ("cpu", "gpu")
 PLATFORM = "x86_64-manylinux_2_28"
 OLDEST_PYTHON = "3.11"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 class ResolveError(Exception):
@@ -34,12 +34,6 @@ def find_uv() -> str:
     if not found:
         raise ResolveError("uv is not installed. Next: run `make setup`, which brings it.")
     return found
-
-
-def load_pins(path) -> dict:
-    """{name: version} of a lock; torch's line is a comment in the CPU lock and counts."""
-    text = Path(path).read_text(encoding="utf-8")
-    return dict(re.findall(r"^(?:# (?=torch==))?([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", text, flags=re.MULTILINE))
 
 
 def split_blocks(text: str) -> dict:

@@ -8,10 +8,11 @@ Run it after `make lock` has moved large packages; a package without a size coun
 
 import importlib.metadata
 import json
-import re
 import sys
 import zipfile
 from pathlib import Path
+
+from pins import load_pins, normalise
 
 TABLE = Path(__file__).resolve().with_name("sizes.json")
 BLOCK = 4096
@@ -20,10 +21,6 @@ BLOCK = 4096
 def round_up(size: int) -> int:
     """Bytes that a file takes on a disk with blocks of 4 KiB."""
     return -(-size // BLOCK) * BLOCK
-
-
-def normalise(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def measure_installed() -> dict:
@@ -56,8 +53,7 @@ def main(arguments: list) -> int:
     if arguments:  # what was measured when installed is better than what a wheel promises
         found = {name: size for name, size in found.items() if name not in old}
     folder = TABLE.parent
-    text = "".join((folder / f"{tier}.lock").read_text(encoding="utf-8") for tier in ("cpu", "gpu"))
-    wanted = {normalise(name) for name in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==", text, flags=re.MULTILINE)}
+    wanted = {name for tier in ("cpu", "gpu") for name in load_pins(folder / f"{tier}.lock")}
     wanted.add("torch+cpu")
     sizes = {name: size for name, size in sorted({**old, **found}.items()) if name in wanted}
     TABLE.write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")
