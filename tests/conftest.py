@@ -1,9 +1,14 @@
-"""Every test has a home and runs of its own, and no setting of the person who started the tests."""
+"""Every test has a home and runs of its own, and no setting of the person who started the tests.
+
+Under pytest-xdist (`-n 2 --dist loadgroup`) the tests of one file stay in one process, so that what a file starts is
+started once; tests that run a notebook are handed out one by one, because each takes seconds and shares nothing.
+"""
 
 import gc
 import itertools
 import os
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -16,9 +21,25 @@ if str(ROOT) not in sys.path:  # the quick tests also run where labkit is not in
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "LABKIT_COURSE")
-
-
 _NUMBERS = itertools.count()
+
+
+def pytest_configure():
+    """Fix whose turn it is today (test_tiers.py, the browser tests), for this process and every one it starts."""
+    os.environ.setdefault("LABKIT_TEST_TURN", str(date.today().toordinal()))
+
+
+def pytest_report_header():
+    """Print the turn, so that a failure can be repeated."""
+    return f"turn: LABKIT_TEST_TURN={os.environ['LABKIT_TEST_TURN']} (chooses tiers and labs; set it to repeat a run)"
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep a file's tests together under xdist, and hand out those that run a notebook one by one."""
+    if getattr(config.option, "loadgroup", False):  # a process of xdist's
+        for item in items:
+            if "run_notebook" not in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_collection_finish():
