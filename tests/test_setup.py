@@ -423,17 +423,26 @@ def test_make_help_lists_every_target_with_its_line():
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     listed = {line.split()[0] for line in done.stdout.splitlines()}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    phony = set(re.search(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE).group(1).split())
+    phony = set(" ".join(re.findall(r"^\.PHONY: (.*)$", makefile, flags=re.MULTILINE)).split())
     tests = {"test", "test-quick", "test-browser", "lint", "mutants"}
     assert listed == phony >= tests | {"setup", "lab", "execute", "models", "lock", "bump", "record", "clean", "help"}
     assert all(len(line.split()) >= 3 for line in done.stdout.splitlines())
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_a_target_for_one_lab_asks_which():
-    for target in ("execute", "record"):
-        done = subprocess.run(["make", target], cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode != 0 and f"make {target} LAB=00" in done.stderr
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [("execute", "make execute LAB=00"), ("record", "make record LAB=00"), ("new", "make new LAB=99 TOPIC=my_topic"),
+     ("new LAB=99", "make new LAB=99 TOPIC=my_topic")],
+)  # fmt: skip
+def test_a_target_for_one_lab_asks_which(target, words):
+    done = subprocess.run(["make", *target.split()], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode != 0 and words in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_new_calls_the_author_s_command():
+    assert show_commands("new", "LAB=99", "TOPIC=my_topic").endswith("-m labkit.authoring new 99 my_topic\n")
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -457,8 +466,23 @@ def test_the_environment_may_stand_anywhere(venv):
     assert f'"{path}/bin/python" -m ruff' in show_commands("lint", f"VENV={venv}")
 
 
-def test_ci_runs_the_same_commands_as_a_person():
+def test_ci_runs_every_part_of_make_test_and_the_browser_last():
     script = ROOT / ".ci" / "run"
     lines = [line.strip() for line in script.read_text(encoding="utf-8").splitlines()]
+    parts = re.search(r"^test: (.*?)  ##", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)[1]
     assert script.stat().st_mode & 0o100
-    assert "set -euo pipefail" in lines and "make test" in lines and lines[-1] == "make test-browser"
+    assert "set -euo pipefail" in lines and lines[-1] == "run make test-browser"
+    assert {f"run make {part}" for part in parts.split()} <= set(lines)
+
+
+def test_ci_prints_the_seconds_of_each_part_also_after_a_failure(tmp_path):
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    (tmp_path / "make").write_text("#!/bin/sh\ntest $1 != test-unit\n")
+    (tmp_path / "make").chmod(0o755)
+    done = subprocess.run(["bash", str(tmp_path / ".ci" / "run")], capture_output=True, text=True,
+                          env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"})  # fmt: skip
+    assert done.returncode == 1
+    assert re.findall(r"^ +\d+ s  (.*)$", done.stdout, flags=re.MULTILINE) == [
+        "make setup", "make lint", "make test-unit  FAILED", "all",
+    ]  # fmt: skip
