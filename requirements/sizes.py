@@ -1,4 +1,4 @@
-"""Measure how many bytes each locked package takes on disk, for the set-up's disk check (requirements/sizes.json).
+"""Measure how many bytes each locked package takes on disk, for the installer's disk check (requirements/sizes.json).
 
     .venv/bin/python requirements/sizes.py            # what is installed in this environment
     .venv/bin/python requirements/sizes.py FOLDER     # wheels in a folder (pip download), where nothing is installed
@@ -50,7 +50,7 @@ def measure_wheels(folder: Path) -> dict:
 def main(arguments: list) -> int:
     found = measure_wheels(Path(arguments[0])) if arguments else measure_installed()
     old = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
-    if arguments:  # what was measured when installed is better than what a wheel promises
+    if arguments:  # a size measured after installation is better than one computed from a wheel
         found = {name: size for name, size in found.items() if name not in old}
     folder = TABLE.parent
     wanted = {name for tier in ("cpu", "gpu") for name in load_pins(folder / f"{tier}.lock")}
