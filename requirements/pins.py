@@ -51,6 +51,7 @@ def list_installed(site: Path) -> dict[str, str]:
 
 def is_version(seen: str | None, wanted: str) -> bool:
     """Compare as pip does: 1.0 is 1.0.0, and a wanted version that names no build is any build of it."""
+
     def split(text):
         parts = [int(part) if part.isdigit() else part for part in re.findall(r"\d+|[a-z]+", text)]
         while parts and parts[-1] == 0:

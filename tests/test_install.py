@@ -260,9 +260,7 @@ CERTIFICATE = (
     "CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate (_ssl.c:1002)'))': /simple/six/\n"
 )
 RIGHTS = "ERROR: Could not install packages due to an OSError: [Errno 13] Permission denied: '/opt/x'\n"
-BUSY = (
-    "WARNING: Retrying (Retry(total=0)) after connection broken by 'ResponseError('too many 503 error responses')'\n"
-)
+BUSY = "WARNING: Retrying (Retry(total=0)) after connection broken by 'ResponseError('too many 503 error responses')'\n"
 
 
 @pytest.mark.parametrize(
@@ -431,6 +429,7 @@ def test_a_run_that_lost_the_network_says_so_and_the_next_one_goes_on(course, ca
     assert "NewConnectionError" in (course.venv / "labkit-setup.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_new_lock_installs_again_and_removes_what_it_no_longer_holds(course):
     course.finish()
     course.lock.write_text(LOCK.replace("two==2.0", "three==3.0"))
@@ -439,6 +438,7 @@ def test_a_new_lock_installs_again_and_removes_what_it_no_longer_holds(course):
     assert course.steps.count("packages") == 1
 
 
+@pytest.mark.slow
 def test_an_environment_of_the_other_tier_is_made_anew(course, monkeypatch):
     course.finish()
     made = []
@@ -475,6 +475,7 @@ def test_an_environment_that_cannot_be_used_is_made_anew(course, capsys, is_fini
     assert json.loads((course.venv / "labkit-setup.json").read_text())["python"] == HERE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("python", "num_calls"), [("3.9", 3), (None, 0)])
 def test_a_stamp_of_another_python_is_not_trusted_but_an_old_one_that_names_none_is(course, python, num_calls):
     course.finish()
@@ -515,6 +516,7 @@ def change(course, **versions):
             (course.site / f"{name}-{version}.dist-info").mkdir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("versions", "again"),
     [
@@ -598,6 +600,7 @@ def test_a_disk_without_locks_does_not_stop_the_set_up(course, monkeypatch):
     assert course.run() == 0
 
 
+@pytest.mark.slow
 def test_pips_temporary_folder_is_in_the_environment_and_goes_after_success_and_failure(course):
     (course.venv / "offline").touch()
     for status in (1, 0):
