@@ -46,19 +46,16 @@ def stop(programs):
     return programs.console.Stop
 
 
-# ---- the machine --------------------------------------------------------------------------------------------------
+# the machine
 
 
-@pytest.mark.parametrize(
-    ("version", "words"),
-    [
-        ((3, 11, 0), "^$"),
-        ((3, 12, 4), "^$"),
-        ((3, 13, 9), "^$"),
-        ((3, 10, 13), r"Python 3\.10\.13, too old .*3\.11.*Next: install"),
-        ((3, 14, 0), r"Python 3\.14\.0, too new"),
-    ],
-)
+@pytest.mark.parametrize(("version", "words"), [
+    ((3, 11, 0), "^$"),
+    ((3, 12, 4), "^$"),
+    ((3, 13, 9), "^$"),
+    ((3, 10, 13), r"Python 3\.10\.13, too old .*3\.11.*Next: install"),
+    ((3, 14, 0), r"Python 3\.14\.0, too new"),
+])  # fmt: skip
 def test_a_python_that_is_too_old_or_too_new_gets_a_sentence(install, version, words):
     assert re.search(words, install.explain_python(version))
 
@@ -107,16 +104,13 @@ def test_a_path_that_pythons_tools_cannot_use_is_refused_before_anything_is_done
     assert not course.venv.exists()
 
 
-@pytest.mark.parametrize(
-    ("tools", "headers", "words"),
-    [
-        ("gcc g++", "", None),
-        ("clang clang++", "", None),
-        ("g++", "", "no C compiler.*apt-get install gcc"),
-        ("gcc", "", r"no C\+\+ compiler.*apt-get install gcc g\+\+"),
-        ("gcc g++", "empty", r"Python\.h.*python3\.\d+-dev"),
-    ],
-)
+@pytest.mark.parametrize(("tools", "headers", "words"), [
+    ("gcc g++", "", None),
+    ("clang clang++", "", None),
+    ("g++", "", "no C compiler.*apt-get install gcc"),
+    ("gcc", "", r"no C\+\+ compiler.*apt-get install gcc g\+\+"),
+    ("gcc g++", "empty", r"Python\.h.*python3\.\d+-dev"),
+])  # fmt: skip
 def test_a_missing_compiler_and_missing_headers_are_sentences(machine, stop, tmp_path, tools, headers, words):
     (tmp_path / "Python.h").touch()
     which = {name: f"/usr/bin/{name}" for name in tools.split()}.get
@@ -127,18 +121,15 @@ def test_a_missing_compiler_and_missing_headers_are_sentences(machine, stop, tmp
             machine.check_compiler(which, tmp_path / headers)
 
 
-@pytest.mark.parametrize(
-    ("gpu", "tier", "words"),
-    [
-        (None, "cpu", "no NVIDIA GPU was found"),
-        (("NVIDIA H100", "580.82.07", (9, 0)), "gpu", "NVIDIA H100 was found"),
-        (("Tesla T4", "590.1", (7, 5)), "gpu", "driver 590.1"),
-        (("an NVIDIA GPU", "580.82.07", None), "gpu", "was found"),
-        (("an NVIDIA GPU", None, None), "cpu", "no driver answers.*Next, .*580"),
-        (("NVIDIA L4", "550.54", (8, 9)), "cpu", "550.54.*580 or newer.*update"),
-        (("Tesla V100", "580.82.07", (7, 0)), "cpu", r"7\.0.*7\.5 or newer"),
-    ],
-)
+@pytest.mark.parametrize(("gpu", "tier", "words"), [
+    (None, "cpu", "no NVIDIA GPU was found"),
+    (("NVIDIA H100", "580.82.07", (9, 0)), "gpu", "NVIDIA H100 was found"),
+    (("Tesla T4", "590.1", (7, 5)), "gpu", "driver 590.1"),
+    (("an NVIDIA GPU", "580.82.07", None), "gpu", "was found"),
+    (("an NVIDIA GPU", None, None), "cpu", "no driver answers.*Next, .*580"),
+    (("NVIDIA L4", "550.54", (8, 9)), "cpu", "550.54.*580 or newer.*update"),
+    (("Tesla V100", "580.82.07", (7, 0)), "cpu", r"7\.0.*7\.5 or newer"),
+])  # fmt: skip
 def test_the_gpu_decides_the_tier_and_the_reason_is_said(machine, gpu, tier, words):
     chosen, why = machine.choose_tier(machine.Gpu(*gpu) if gpu else None)
     assert chosen == tier
@@ -179,18 +170,15 @@ def test_a_gpu_without_a_driver_is_seen_on_the_bus(machine, tmp_path):
     assert machine.has_nvidia_device(tmp_path)
 
 
-# ---- what is needed, and does it fit ------------------------------------------------------------------------------
+# what is needed, and does it fit
 
 
-@pytest.mark.parametrize(
-    ("torch", "pins", "installed", "need"),
-    [
-        ("2.13.0+cpu", {"numpy": "2.0", "big": "1.0"}, {}, 1730),
-        ("2.13.0+cpu", {"numpy": "2.0", "big": "1.0"}, {"torch": "2.13.0+cpu", "big": "1.0"}, 30),
-        (None, {"numpy": "2.0", "big": "1.0"}, {"big": "0.9"}, 1030),
-        (None, {"unknown": "1"}, {}, 500),  # the mean of the table
-    ],
-)
+@pytest.mark.parametrize(("torch", "pins", "installed", "need"), [
+    ("2.13.0+cpu", {"numpy": "2.0", "big": "1.0"}, {}, 1730),
+    ("2.13.0+cpu", {"numpy": "2.0", "big": "1.0"}, {"torch": "2.13.0+cpu", "big": "1.0"}, 30),
+    (None, {"numpy": "2.0", "big": "1.0"}, {"big": "0.9"}, 1030),
+    (None, {"unknown": "1"}, {}, 500),  # the mean of the table
+])  # fmt: skip
 def test_the_need_is_the_sum_of_what_is_missing(programs, torch, pins, installed, need):
     lock = programs.pins.Lock(path=Path("a.lock"), torch=torch, pins=pins, sha256="")
     sizes = {"torch+cpu": 700, "numpy": 30, "big": 1000, "unused": 270}
@@ -263,27 +251,24 @@ RIGHTS = "ERROR: Could not install packages due to an OSError: [Errno 13] Permis
 BUSY = "WARNING: Retrying (Retry(total=0)) after connection broken by 'ResponseError('too many 503 error responses')'\n"
 
 
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        (NETWORK, "network was lost.*goes on from here"),
-        (CUT, "network was lost.*kept"),
-        ("requests.exceptions.ConnectionError: ('Connection aborted.', RemoteDisconnected('x'))", "network was lost"),
-        ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full.*Next"),
-        ("error: externally-managed-environment\n\n× This environment is", "operating system.*Next: activate"),
-        (COMPILE, "did not compile.*apt-get install gcc"),
-        (NO_MEMORY, "too little memory.*Next: close other programs"),
-        (CERTIFICATE, "certificate is not trusted.*PIP_CERT"),
-        (RIGHTS, "Permission denied.*Next: check the rights"),
-        ("ERROR: HTTP error 503 while getting https://host/six.whl", "server of the packages.*Next: wait"),
-        ("requests.exceptions.HTTPError: 502 Server Error: Bad Gateway for url", "server of the packages.*Next: wait"),
-        (BUSY, "server of the packages.*Next: wait"),
-        ("ERROR: six-1.0-cp39-cp39-macosx.whl is not a supported wheel on this platform.", "another Python.*glibc"),
-        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "hash mismatch"),
-        ("ERROR: No matching distribution found for numpy==9.9.9", "cannot be found.*index settings"),
-        ("ERROR: something new", "reason that is not known here.*the.log"),
-    ],
-)
+@pytest.mark.parametrize(("output", "words"), [
+    (NETWORK, "network was lost.*goes on from here"),
+    (CUT, "network was lost.*kept"),
+    ("requests.exceptions.ConnectionError: ('Connection aborted.', RemoteDisconnected('x'))", "network was lost"),
+    ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full.*Next"),
+    ("error: externally-managed-environment\n\n× This environment is", "operating system.*Next: activate"),
+    (COMPILE, "did not compile.*apt-get install gcc"),
+    (NO_MEMORY, "too little memory.*Next: close other programs"),
+    (CERTIFICATE, "certificate is not trusted.*PIP_CERT"),
+    (RIGHTS, "Permission denied.*Next: check the rights"),
+    ("ERROR: HTTP error 503 while getting https://host/six.whl", "server of the packages.*Next: wait"),
+    ("requests.exceptions.HTTPError: 502 Server Error: Bad Gateway for url", "server of the packages.*Next: wait"),
+    (BUSY, "server of the packages.*Next: wait"),
+    ("ERROR: six-1.0-cp39-cp39-macosx.whl is not a supported wheel on this platform.", "another Python.*glibc"),
+    ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.", "hash mismatch"),
+    ("ERROR: No matching distribution found for numpy==9.9.9", "cannot be found.*index settings"),
+    ("ERROR: something new", "reason that is not known here.*the.log"),
+])  # fmt: skip
 def test_each_failure_of_pip_has_its_sentence_and_names_the_log(programs, output, words):
     sentence = programs.pip_runner.explain_failure(output, Path("the.log"))
     assert re.search(words, sentence)
@@ -504,7 +489,7 @@ def test_a_link_to_another_disk_is_followed(course):
     assert course.venv.is_symlink() and (course.folder / "disk" / "labkit-setup.json").exists()
 
 
-# ---- what was changed since ---------------------------------------------------------------------------------------
+# what was changed since
 
 
 def change(course, **versions):
@@ -517,15 +502,12 @@ def change(course, **versions):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("versions", "again"),
-    [
-        ({"two": None}, ["packages"]),
-        ({"two": "2.1"}, ["packages"]),
-        ({"torch": "2.13.0"}, ["torch"]),  # the CUDA build over the CPU build
-        ({"labkit": None, "one": "0.9"}, ["packages", "labkit"]),
-    ],
-)
+@pytest.mark.parametrize(("versions", "again"), [
+    ({"two": None}, ["packages"]),
+    ({"two": "2.1"}, ["packages"]),
+    ({"torch": "2.13.0"}, ["torch"]),  # the CUDA build over the CPU build
+    ({"labkit": None, "one": "0.9"}, ["packages", "labkit"]),
+])  # fmt: skip
 def test_what_was_removed_or_changed_since_is_installed_again_and_named(course, capsys, versions, again):
     course.finish()
     capsys.readouterr()
@@ -544,19 +526,16 @@ def test_of_many_changed_packages_three_are_named_and_the_rest_counted(programs,
     assert programs.console.list_few(list(names)) == shown
 
 
-@pytest.mark.parametrize(
-    ("seen", "wanted", "is_same"),
-    [
-        ("2.0", "2.0.0", True), ("1.1.post2", "1.1.post2", True), ("2026.01", "2026.1", True),
-        ("2.13.0+cu130", "2.13.0", True), ("2.0", "2.0.1", False), ("2.13.0", "2.13.0+cpu", False),
-        ("2.13.0+cu130", "2.13.0+cpu", False), ("1.1", "1.1.post2", False), (None, "1.0", False), ("1.0", "10", False),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize(("seen", "wanted", "is_same"), [
+    ("2.0", "2.0.0", True), ("1.1.post2", "1.1.post2", True), ("2026.01", "2026.1", True),
+    ("2.13.0+cu130", "2.13.0", True), ("2.0", "2.0.1", False), ("2.13.0", "2.13.0+cpu", False),
+    ("2.13.0+cu130", "2.13.0+cpu", False), ("1.1", "1.1.post2", False), (None, "1.0", False), ("1.0", "10", False),
+])  # fmt: skip
 def test_versions_are_compared_as_pip_does_or_it_would_be_asked_in_vain(programs, seen, wanted, is_same):
     assert programs.pins.is_version(seen, wanted) == is_same
 
 
-# ---- one at a time, in a place of its own -------------------------------------------------------------------------
+# one at a time, in a place of its own
 
 
 def test_a_second_set_up_waits_for_the_first(course, programs, monkeypatch):
@@ -712,30 +691,24 @@ def test_a_key_press_stops_with_a_sentence(course, monkeypatch, capsys):
     assert "goes on from here" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("output", "words"),
-    [
-        ("Error: [Errno 13] Permission denied: '/c/.venv'\n", r"Errno 13.*Next: check the rights on /c,"),
-        ("Error: [Errno 30] Read-only file system: '/c/.venv'\n", r"Errno 30.*Next: check the rights on /c,"),
-        ("a warning\nError: [Errno 20] Not a directory: '/c/.venv'\n", r"made: Error: \[Errno 20\] Not a.*Next: see"),
-        ("", "venv said nothing.*Next: see"),
-        ("Error: [Errno 28] No space left on device", "disk is full"),
-        ("not created successfully because ensurepip is not\navailable.", r"venv module does not.*python3\.\d+-venv"),
-    ],
-)
+@pytest.mark.parametrize(("output", "words"), [
+    ("Error: [Errno 13] Permission denied: '/c/.venv'\n", r"Errno 13.*Next: check the rights on /c,"),
+    ("Error: [Errno 30] Read-only file system: '/c/.venv'\n", r"Errno 30.*Next: check the rights on /c,"),
+    ("a warning\nError: [Errno 20] Not a directory: '/c/.venv'\n", r"made: Error: \[Errno 20\] Not a.*Next: see"),
+    ("", "venv said nothing.*Next: see"),
+    ("Error: [Errno 28] No space left on device", "disk is full"),
+    ("not created successfully because ensurepip is not\navailable.", r"venv module does not.*python3\.\d+-venv"),
+])  # fmt: skip
 def test_venv_is_to_be_installed_only_where_ensurepip_is_missing(programs, output, words):
     sentence = programs.environment.explain_venv_failure(output, Path("/c/.venv"))
     assert re.search(words, sentence) and "Next: " in sentence
     assert ("-venv)" in sentence) == ("ensurepip" in output)
 
 
-@pytest.mark.parametrize(
-    ("is_file", "output", "words"),
-    [
-        (False, "ensurepip is not available", r"venv module does not work.*python3\.\d+-venv"),
-        (True, "Error: [Errno 20] Not a directory: 'file'\n", r"Not a directory.*Next: see that .*file is a folder"),
-    ],
-)
+@pytest.mark.parametrize(("is_file", "output", "words"), [
+    (False, "ensurepip is not available", r"venv module does not work.*python3\.\d+-venv"),
+    (True, "Error: [Errno 20] Not a directory: 'file'\n", r"Not a directory.*Next: see that .*file is a folder"),
+])  # fmt: skip
 def test_an_environment_that_cannot_be_made_is_a_sentence(course, capsys, is_file, output, words):
     course.venv = course.folder / "file"
     if is_file:
