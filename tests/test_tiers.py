@@ -1,7 +1,7 @@
 """The GPU path is executed code: every lab runs as on a GPU tier, with a small random model on the processor.
 
 Each run takes one tier for every lab, another one for each lab and each day; the rest is marked `long`.
-`LABKIT_TEST_TURN` (a number, by default the day's; printed at the start of every run) repeats a certain choice.
+`LABKIT_TEST_TURN` (a number, by default the day's; printed at the end of every run) repeats a certain choice.
 """
 
 import json
