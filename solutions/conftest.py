@@ -3,8 +3,8 @@
     pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 solutions
 
 Every notebook runs strictly, under budget `ci`, with its own home and runs: a learner's progress is not touched. nbval
-alone waits for the whole cell time-out if a kernel dies, marks the cells after a time-out as expected failures, and lets
-an output check without stored output pass; here each of these is a failure with a sentence, at once.
+alone waits for the whole cell time-out if a kernel dies, marks the cells after a time-out as expected failures, and
+lets an output check without stored output pass; here each of these is a failure with a sentence, at once.
 """
 
 import os

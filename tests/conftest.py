@@ -32,7 +32,7 @@ def pytest_configure():
 def pytest_terminal_summary(terminalreporter):
     """Print the turn, so that a failure can be repeated."""
     turn = os.environ["LABKIT_TEST_TURN"]
-    terminalreporter.write_line(f"LABKIT_TEST_TURN={turn} chose each lab's tier and the browser's lab; set it to repeat.")
+    terminalreporter.write_line(f"LABKIT_TEST_TURN={turn} chose the tiers and the browser's lab: set it to repeat.")
 
 
 def pytest_collection_modifyitems(config, items):
