@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tracked import list_tracked
+from tracked import glob_tracked, list_tracked
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -43,19 +43,13 @@ DRAWERS = {"utils", "helpers", "common", "misc", "util", "helper"}
 MAX_TREE_BYTES = 45_000_000
 
 
-@functools.cache
-def tracked():
-    return list_tracked(ROOT)
-
-
 def tracked_or_skip():
-    return tracked() or pytest.skip("this copy of the course is not a git checkout")
+    return list_tracked() or pytest.skip("this copy of the course is not a git checkout")
 
 
 def list_files():
-    """All files of labkit; without git those on the disk."""
-    names = tracked() or [name_of(path) for path in sorted((ROOT / "labkit").rglob("*.py"))]
-    return [ROOT / name for name in names if name.startswith("labkit/") and name.endswith(".py")]
+    """The Python files of labkit."""
+    return glob_tracked("labkit/**/*.py")
 
 
 def name_of(path):
@@ -220,7 +214,7 @@ def test_no_module_takes_a_private_name_from_another():
 
 
 def list_lab_numbers():
-    names = tracked() or [name_of(path) for path in (ROOT / "solutions" / "src").iterdir()]
+    names = [name_of(path) for path in (*glob_tracked("solutions/src/*.py"), *glob_tracked("solutions/src/*/lab.py"))]
     return {name[14:16] for name in names if re.match(r"solutions/src/\d\d_", name)}
 
 
