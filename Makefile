@@ -51,11 +51,11 @@ setup:  ## make .venv and install the locked packages that fit this machine
 lab: setup  ## set up, then open JupyterLab on the first lab (pass flags on: make lab ARGS=--no-browser)
 	@$(IN_VENV) $(RUN) -m jupyterlab $(LAB_FLAGS) $(ARGS)
 
+new: setup  ## write the skeleton of a lab: make new LAB=99 TOPIC=my_topic
+	@$(RUN) -m labkit.authoring new "$(LAB)" "$(TOPIC)"
+
 labs: setup  ## build labs/ and labs/course.json from solutions/src
 	@$(RUN) -m labkit.authoring
-
-new: setup  ## make the folder of a new lab, to be filled: make new LAB=99 TOPIC=my_topic
-	@$(RUN) -m labkit.authoring new $(LAB) $(TOPIC)
 
 test: lint test-unit test-built test-solutions  ## everything: lint, tests, guards, built labs, solutions
 

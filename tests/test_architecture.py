@@ -162,7 +162,7 @@ def find_public_name_problems(path):
             functions |= {node.name} if not node.name.startswith("_") else set()
         elif isinstance(node, ast.Assign | ast.AnnAssign):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            found = {target.id for target in targets if isinstance(target, ast.Name)}
+            found = {one.id for target in targets for one in ast.walk(target) if isinstance(one, ast.Name)}
             listed = [ast.literal_eval(item) for item in node.value.elts] if "__all__" in found else listed
             defined |= found
         elif isinstance(node, ast.ImportFrom | ast.Import):
@@ -224,34 +224,32 @@ def find_lab_numbers(path, numbers):
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     docstrings = {id(node.body[0].value) for node in ast.walk(tree)
                   if isinstance(node, documented) and ast.get_docstring(node) is not None}  # fmt: skip
-    found = [(1, name) for name in path.relative_to(ROOT).with_suffix("").parts if names_a_lab(name, numbers)]
+    texts = [(1, name) for name in path.relative_to(ROOT).with_suffix("").parts]
     for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
-            words = [node.value]
-        elif isinstance(node, ast.alias):
-            words = [node.name, node.asname or ""]
+        if not isinstance(node, ast.Constant):
+            values = [getattr(node, key, None) for key in ("id", "attr", "name", "arg", "asname")]
         else:
-            words = [getattr(node, key, None) for key in ("id", "attr", "name", "arg")]
-        found += [(getattr(node, "lineno", 0), word) for word in words
-                  if isinstance(word, str) and names_a_lab(word, numbers)]  # fmt: skip
-    return [f"{name_of(path)}, line {line}: {word[:60]!r}" for line, word in sorted(set(found))]
+            values = [node.value] if id(node) not in docstrings else []
+        texts += [(getattr(node, "lineno", 0), value) for value in values if isinstance(value, str)]
+    found = {(line, match) for line, text in texts if (match := find_lab_number(text, numbers))}
+    return [f"{name_of(path)}, line {line}: {match!r}" for line, match in sorted(found)]
 
 
-def names_a_lab(text, numbers):
-    """Whether a text is a lab's or an exercise's number ("12", "12.1", "12.p1"), or says "lab 12" or "lab12"."""
+def find_lab_number(text, numbers):
+    """Where a text is a lab's or an exercise's number ("12", "12.1", "12.p1"), or says "lab 12" or "lab12"; else ""."""
     exact = re.fullmatch(r"(\d\d)(?:\.[pq]?\d+)?", text)
-    named = re.search(r"(?i)lab[ _]?(\d\d)(?!\d)", text)
-    return any(found and found[1] in numbers for found in (exact, named))
+    named = re.finditer(r"(?i).{,15}lab[ _]?(\d\d)(?!\d)", text)
+    return next((found[0] for found in [exact, *named] if found and found[1] in numbers), "")
 
 
 @pytest.mark.parametrize("text", ["12", "12.1", "12.p1", "12.q3", "see lab 12", "lab12", "check_lab_12"])
 def test_the_guard_sees_a_lab_named_by_its_number(text):
-    assert names_a_lab(text, {"12"}) and not names_a_lab(text, {"13"})
+    assert find_lab_number(text, {"12"}) and not find_lab_number(text, {"13"})
 
 
 @pytest.mark.parametrize("text", ["lab", "120", "1.12", "12.5 ms", "label 12", "12 tok/s", "lab 120"])
 def test_the_guard_lets_other_numbers_pass(text):
-    assert not names_a_lab(text, {"12"})
+    assert not find_lab_number(text, {"12"})
 
 
 def test_labkit_knows_no_lab_by_its_number():

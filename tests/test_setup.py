@@ -442,7 +442,7 @@ def test_a_target_for_one_lab_asks_which(target, words):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_make_new_calls_the_author_s_command():
-    assert show_commands("new", "LAB=99", "TOPIC=my_topic").endswith("-m labkit.authoring new 99 my_topic\n")
+    assert show_commands("new", "LAB=99", "TOPIC=my_topic").endswith('-m labkit.authoring new "99" "my_topic"\n')
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
