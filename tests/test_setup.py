@@ -249,6 +249,7 @@ def test_a_pin_without_a_build_for_another_python_is_a_problem(quick, tmp_path):
 
 @pytest.mark.slow
 def test_the_quick_tests_leave_out_what_is_slow_or_long(quick, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.setattr(quick, "ROOT", tmp_path)
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\nmarkers =\n    slow: s\n    long: l\n")
     (tmp_path / "tests").mkdir()
@@ -385,7 +386,8 @@ def test_what_bump_leaves_out_are_tests_of_this_file(bump):
 
 
 @pytest.mark.slow
-def test_what_fails_by_itself_runs_again_before_it_counts(bump, tmp_path, capsys):
+def test_what_fails_by_itself_runs_again_before_it_counts(bump, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # they take a second of every start
     (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers =\n    long: l\n")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_few.py").write_text(
