@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # in a lower layer, or earlier in its own. So the order within a layer counts too, and there are no circles. A name
 # here that does not exist (any more) is ignored.
 LAYERS = (
-    ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
+    ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal"),
     ("nvml", "hardware", "memory", "environment", "models", "results", "progress"),
     ("timing", "energy", "ceilings", "profiling", "sweep"),
     ("generation", "servers", "engine", "quantization", "load", "serving", "quality"),
