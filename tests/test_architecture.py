@@ -334,7 +334,7 @@ LEFTOVERS = (
     "labs/my_notebook.ipynb",
     "labs/12_again.ipynb",
     "solutions/src/mine.py",
-    "solutions/src/notes/lab.py",
+    "solutions/src/12_hf_vs_vllm/scratch.py",
     "data/recorded/mine/runs.jsonl",
 )
 
