@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+from labkit.authoring.dependencies import estimate_module_hashes  # noqa: E402
 from labkit.checks.judge import judge  # noqa: E402
 from labkit.checks.reference import Reference, load_reference, make_names  # noqa: E402
 from labkit.environment import find_lab_folder, load_lab_module  # noqa: E402
@@ -74,8 +75,10 @@ def estimate_stamp(reference: Reference) -> str:
     """Hash of what decides the score: this engine, the solution, the lab's checks and the judge."""
     texts = [Path(__file__).read_text(encoding="utf-8"), reference.earlier, reference.code]
     folder = find_lab_folder(reference.exercise[:2])
-    for path in (*sorted(folder.glob("*.py")), *sorted((ROOT / "labkit" / "checks").glob("*.py"))):
-        texts += [path.read_text(encoding="utf-8")] if path.name != "lab.py" else []
+    hashes = estimate_module_hashes(ROOT, text=f"import lab{reference.exercise[:2]}.checks", folder=folder)
+    texts += [
+        f"{name} {digest}" for name, digest in hashes.items() if not name.startswith("labkit/") or "/checks/" in name
+    ]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
