@@ -72,7 +72,7 @@ def check_folder(source: Source) -> list[str]:
         texts[name] = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not texts[name].strip():
             problems.append(
-                f"{place}{name}: is missing or empty. Next: write it; CONTRIBUTING.md says what belongs there."
+                f"{place}{name}: is missing or empty. Next: write it, as CONTRIBUTING.md says."
             )
         elif left := texts[name].count("TODO"):
             line = texts[name][: texts[name].index("TODO")].count("\n") + 1
