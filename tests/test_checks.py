@@ -478,7 +478,7 @@ def test_an_object_of_the_learner_that_raises_inside_the_check_is_the_learners_f
 
 
 def test_an_unknown_status_is_an_error():
-    with pytest.raises(CheckError, match="no outcome"):
+    with pytest.raises(CheckError, match="not a valid outcome"):
         Outcome("ok", "fine")
 
 

@@ -8,7 +8,7 @@ from labkit.checks.judge import judge
 from labkit.checks.reference import load_reference, make_names
 from labkit.environment import load_lab_module
 from labkit.profiling import measure_table
-from labkit.profiling.events import Event, measure_self_times
+from labkit.profiling.events import ProfilerEvent, measure_self_times
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner
 from labkit.results import load_records, save_record
 from labkit.roofline import estimate_kv_bytes_per_token
@@ -43,7 +43,7 @@ def test_the_oracle_of_self_times_agrees_with_labkits_profiling_and_with_the_cas
     for _ in range(50):
         events = checks.draw_tree(draw)
         own = {}
-        for (name, *_), value in zip(events, measure_self_times([Event(*e) for e in events]), strict=True):
+        for (name, *_), value in zip(events, measure_self_times([ProfilerEvent(*e) for e in events]), strict=True):
             own[name] = own.get(name, 0.0) + value
         assert own == pytest.approx(checks.find_self_times(events))
     assert any(len(checks.draw_tree(draw)) > 10 for _ in range(20)), "trees of some size"
@@ -79,7 +79,7 @@ def test_another_learners_profile_is_refused():
 
 
 def test_another_learners_profile_under_the_own_name_is_refused_too():
-    learner = load_learner()
+    learner = load_learner("11")
     mine = estimate_plant(checks.make_own(learner)["modules"], learner=learner)[0]
     others = (checks.make_own(f"someone {k}") for k in range(50))
     other = next(one for one in others if checks.find_slow(load_calls(one))[0] != mine)
@@ -109,10 +109,10 @@ def test_mistakes_are_named_on_their_own_profile_too():
 
 
 def test_a_record_without_calls_or_with_too_few_steps_is_refused():
-    save_own({"learner": load_learner()})
+    save_own({"learner": load_learner("11")})
     expect_failure(judge("11.4", solve("11.4")), "holds no calls of modules")
-    calls = [call for call in load_calls(checks.make_own(load_learner())) if call.step < 2]
-    save_own(format_calls(calls, learner=load_learner()))
+    calls = [call for call in load_calls(checks.make_own(load_learner("11"))) if call.step < 2]
+    save_own(format_calls(calls, learner=load_learner("11")))
     expect_failure(judge("11.4", solve("11.4")), "too few steps")
 
 
@@ -120,6 +120,6 @@ def test_the_pass_quotes_the_number_of_their_own_profile():
     checks.save_records_4()
     (record,) = load_records(lab="11", name="slow_layer")
     outcome = judge("11.4", solve("11.4"))
-    slow = estimate_plant(record.settings["modules"], learner=load_learner())[0]
+    slow = estimate_plant(record.settings["modules"], learner=load_learner("11"))[0]
     assert f"the slowest part is {slow}, because" in outcome.sentence
     assert outcome.measurement["share"] == pytest.approx(checks.find_slow(load_calls(record.settings))[1])

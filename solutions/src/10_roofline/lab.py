@@ -35,16 +35,14 @@ from importlib import import_module
 
 from labkit import ceilings, models, plots, published, roofline, stats, timing, units
 from labkit.budget import choose_by_budget
-from labkit.ceilings import steps
-from labkit.ceilings.peaks import find_peak
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.errors import HardwareError
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
+from labkit.plots import Roof, RooflinePoint, plot_bandwidth, plot_roofline
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
-from labkit.roofline.ceiling import estimate_utilization
+from labkit.roofline import estimate_utilization
 
 # %%
 machine = probe_machine()
@@ -71,7 +69,7 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that
 
 # %%
 gpu_name = machine.gpus[0].name if machine.gpus else "NVIDIA H100 80GB HBM3"
-peak = find_peak(gpu_name)
+peak = published.find_device_peaks(gpu_name)
 print(f"published row of {peak.name}" if peak else f"no published row for {gpu_name}", end="")
 print("" if machine.gpus else " (no GPU here)")
 if peak:
@@ -370,12 +368,12 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    narrow = steps.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
+    narrow = ceilings.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
     size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
     on, turn = {"dtype": choice.dtype, "device": device, "num_rounds": 1}, {"model": [], "narrow": []}
     turn |= {"copy": [], "GEMV": [], "GEMM": []}
     for _ in range(2 * ROUNDS):
-        step = steps.measure_steps(
+        step = ceilings.measure_steps(
             {"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=1, num_warmup=1
         )
         (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=1)
@@ -388,7 +386,7 @@ if ARE_READY:
 # %%
 UNITS = {"model": "s", "narrow": "s", "copy": "B/s", "GEMV": "B/s", "GEMM": "FLOP/s"}
 if ARE_READY:
-    limits = {name: ceilings.Rate(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
+    limits = {name: ceilings.MeasuredCeiling(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
     for rate in limits.values():
 
         def write(x, unit=rate.unit):
@@ -405,7 +403,7 @@ if ARE_READY:
     num_layers = choice.config["num_hidden_layers"]
     print(f"bandwidth at {units.format_bytes(size)}: that of the {bandwidth.name}")
     print(f"dispatch: {units.format_seconds(dispatch.median / num_layers)} for each of {num_layers} layers")
-    one = steps.measure_op_dispatch(device=device, num_rounds=ROUNDS)
+    one = ceilings.measure_op_dispatch(device=device, num_rounds=ROUNDS)
     print(f"          {units.format_seconds(one.median)} for one operation on a single number")
     print(f"NOT STEADY: {', '.join(unsteady)}. This machine was doing something else;" if unsteady else "steady")
     print("what follows is not a finding yet: measure again when it is quiet." if unsteady else "")
@@ -417,11 +415,11 @@ if ARE_READY:
 if ARE_READY:
     seconds = {"decode_s": turn["model"]}
     for batch in (4, 16):
-        more = steps.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
+        more = ceilings.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
         seconds[f"decode_batch{batch}_s"] = more["model"]
     for tokens in (64, 512):
         num_rounds = choose_by_budget(learner=12, ci=7)
-        seconds[f"prefill{tokens}_s"] = steps.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
+        seconds[f"prefill{tokens}_s"] = ceilings.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
 
 # %%
 if ARE_READY:
@@ -464,17 +462,17 @@ if ARE_READY:
     points, rates = [], {"flop_per_s": arithmetic.median, "byte_per_s": bandwidth.median}
     for name, work in works.items():
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
-        top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
+        top = roofline.estimate_time_bound(work, **rates, dispatch_s=dispatch.median)
         ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
-        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
+        points.append(RooflinePoint(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
         shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
-        print(f"{kind:<8}{LABELS[name]:<13}{top.name:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
+        print(f"{kind:<8}{LABELS[name]:<13}{top.limit:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
 
 # %%
 if ARE_READY:
     roofs = [Roof("measured here", arithmetic.median, bandwidth.median)]
-    row = find_peak(machine.gpus[0].name if machine.gpus else machine.cpu.name)
-    row = row or next(one for one in ceilings.load_peaks() if one.name == "AMD EPYC 7763 one core")
+    row = published.find_device_peaks(machine.gpus[0].name if machine.gpus else machine.cpu.name)
+    row = row or next(one for one in published.load_device_peaks() if one.name == "AMD EPYC 7763 one core")
     flop_per_s = row.flop_per_s.get(
         {"bfloat16": "bf16", "float16": "fp16"}.get(choice.dtype, "fp32"), row.flop_per_s["fp32"]
     )
@@ -579,14 +577,14 @@ if ARE_READY:
     small |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     shapes = {name: {**choice.config, **small, **change} for name, change in changes.items()}
     variants = {
-        name: steps.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
+        name: ceilings.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
     }
     for parameter in variants["half zeros"].parameters():
         parameter.data.view(-1)[::2] = 0
 
 # %%
 if ARE_READY:
-    times_s = steps.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
+    times_s = ceilings.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
     second = save_record(
         "10", "layers", model=choice, settings={"shapes": changes, "num_layers": depth, "context_tokens": CONTEXT},
         samples={f"{name.replace(' ', '_')}_s": list(values) for name, values in times_s.items()},

@@ -23,7 +23,7 @@ from labkit.checks.cases import Case, expect_answer, expect_cases, expect_functi
 from labkit.checks.learner import shorten
 from labkit.checks.mistakes import find_mistake
 from labkit.errors import LabkitError
-from labkit.profiling import Event
+from labkit.profiling import ProfilerEvent
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner
 from labkit.results import load_records, save_record
 from labkit.views import Outcome
@@ -179,9 +179,9 @@ def check_3(memory_parts) -> Outcome:
 
 
 # 11.4: made-up profiles, laid out from trees (name, own seconds, children): a call does its own work, then it calls.
-def lay_out(*steps) -> list[Event]:
+def lay_out(*steps) -> list[ProfilerEvent]:
     """Turn one tree per step into the events of their calls, in order of their starts; a pause between steps."""
-    events: list[Event] = []
+    events: list[ProfilerEvent] = []
 
     def call(tree, at_s, step):
         name, own_s, *children = tree
@@ -189,7 +189,7 @@ def lay_out(*steps) -> list[Event]:
         events.append(None)
         for child in children:
             end_s = call(child, end_s, step)
-        events[place] = Event(name, at_s, end_s, "module", 0, step)
+        events[place] = ProfilerEvent(name, at_s, end_s, "module", 0, step)
         return end_s
 
     at_s = 4.0
@@ -250,7 +250,7 @@ def make_own(learner: str, *, slow_s: float = 4.0) -> dict:
 
 def save_records_4() -> None:
     """Save the record that the lab's cell above exercise 11.4 saves, made up: for tests and mutants."""
-    save_record("11", "slow_layer", samples={"step_s": [0.5, 0.1]}, settings=make_own(load_learner()))
+    save_record("11", "slow_layer", samples={"step_s": [0.5, 0.1]}, settings=make_own(load_learner("11")))
 
 
 def check_4(find_slow_module) -> Outcome:
@@ -287,7 +287,7 @@ def _expect_made_up(function) -> None:
 
 def _expect_own(function, record) -> tuple[str, float]:
     """Judge the answer for the learner's own profile; return the right one. The profile must be of *their* model."""
-    learner, where = load_learner(), f"your profile {record.id}"
+    learner, where = load_learner("11"), f"your profile {record.id}"
     try:
         calls = load_calls(record.settings)
     except LabkitError as error:

@@ -30,13 +30,13 @@
 # | **You will be able to** | compute self times and idle shares from events; break memory down into parts that add up; find a slow part from a profile; say what a profiler itself costs; predict what a faster part is worth |
 
 # %%
-from labkit import models, plots, published, stats, units
+from labkit import models, plots, profiling, published, stats, units
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.timeline import plot_memory, plot_timeline
-from labkit.profiling import Phases, load_puzzle, measure_table, memory, nsight, run, run_profile, trace
+from labkit.plots import plot_memory, plot_timeline
+from labkit.profiling import Phases, load_puzzle, measure_table, nsight, run_profile
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
@@ -349,8 +349,8 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    path = trace.save_trace(first.events, "11_decode_trace.json.gz")  # beside your records, in data/runs
-    back = trace.load_trace(path)
+    path = profiling.save_chrome_trace(first.events, "11_decode_trace.json.gz")  # beside your records, in data/runs
+    back = profiling.load_chrome_trace(path)
     print(f"{path.name}: {len(back):,} events in {units.format_bytes(path.stat().st_size)}; read back: ", end="")
     print("the same names" if sorted(e.name for e in back) == sorted(e.name for e in first.events) else "differs")
 
@@ -389,7 +389,7 @@ if ARE_READY:
     for context_tokens in (64, 512):
         some = Phases(model, token_ids, context_tokens=context_tokens)
         kv_bytes = some.measure_kv_bytes()
-        found[context_tokens] = memory.measure_breakdown(some.run_decode, model=model, kv_bytes=kv_bytes, device=device)
+        found[context_tokens] = profiling.measure_breakdown(some.run_decode, model=model, kv_bytes=kv_bytes, device=device)
         held_bytes = sum(found[context_tokens][key] for key in ("weights", "kv_cache", "activations"))
         mine = memory_parts(
             choice.config, num_parameters=choice.num_parameters, bytes_per_value=model.dtype.itemsize, batch=1,
@@ -428,7 +428,7 @@ if ARE_READY:
 # %%
 if ARE_READY:
     phases.reset()
-    puzzle = load_puzzle(model, phases.run_decode, device=device)
+    puzzle = load_puzzle(model, phases.run_decode, lab="11", device=device)
     planted = run_profile(phases.run_decode, num_steps=8, num_warmup=0, model=model, device=device)
     puzzle.is_on = False
     calls = planted.select("module")
@@ -541,7 +541,7 @@ if IS_FOUND:
 # %%
 if ARE_READY:
     phases.reset()
-    overhead = run.measure_overhead(
+    overhead = profiling.measure_overhead(
         phases.run_decode, num_pairs=choose_by_budget(learner=12, ci=8), model=model, device=device
     )
     cost = stats.compare(overhead.plain_s, overhead.profiled_s)  # how many times as fast without the profiler
@@ -565,11 +565,11 @@ if ARE_READY:
 if ARE_READY:
     samples = {"decode_profiled_over_plain_ratio": [b / a for a, b in zip(overhead.plain_s, overhead.profiled_s, strict=True)]}
     phases.reset()
-    with_time = {"decode": overhead.plain_s, "prefill": run.measure_overhead(phases.run_prefill, num_pairs=3, device=device).plain_s}
+    with_time = {"decode": overhead.plain_s, "prefill": profiling.measure_overhead(phases.run_prefill, num_pairs=3, device=device).plain_s}
     for phase in work:
         samples[f"{phase}_step_s"] = with_time[phase]
         samples[f"{phase}_idle_fraction"] = [one[1] for one in views[phase]]
-        samples |= {f"{phase}_{run.format_key(name)}_self_fraction": values for name, values in shares[phase].items()}
+        samples |= {f"{phase}_{profiling.format_key(name)}_self_fraction": values for name, values in shares[phase].items()}
     samples |= {f"{key}_bytes": [size] for key, size in found[512].items()}
     samples["used_bytes"] = [sum(found[512].values())]
     samples |= {f"{phase}_gpu_busy_fraction": values for phase, values in gpu_busy.items()}
@@ -628,7 +628,7 @@ claim = published.load_claim("vllm-gpu-busy")
 mine = record if ARE_READY and gpu_busy else None
 key = "decode_gpu_busy_fraction"
 print(published.format_comparison(claim, lab="11", name="profile", key=key, record=mine))
-recorded = nsight.load_recorded(lab="11")
+recorded = nsight.load_recorded_tables(lab="11")
 print("" if recorded else "kernels per step, launch gaps and Nsight's tables of this lab: not recorded yet")
 for name, rows in recorded.items():
     print(f"{name}: {sum(row.num_calls for row in rows):,} kernels; the leading one is {rows[0].name[:60]}")
