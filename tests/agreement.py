@@ -39,16 +39,14 @@ from agreement_tools import (
 )
 
 from labkit.load.client import Limits, Target, run_client
-from labkit.load.formulas import TOOLS, estimate_as
-from labkit.load.logs import RequestLog, pack_logs, read_events
+from labkit.load.formulas import TOOLS, StreamLog, estimate_as, pack_logs, read_events
 from labkit.load.metrics import estimate_metrics
 from labkit.load.noop import run_noop
-from labkit.load.schedules import draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import check_client
 from labkit.results import load_records, save_record
 from labkit.stats import compare, estimate_mean_interval
-from labkit.workload import Request, Workload
+from labkit.workload import Request, Workload, draw_open_plan
 
 OUT = ROOT / "data" / "recorded" / "33"
 WORDS = {"ttft": "mean TTFT", "tpot": "mean TPOT", "itl": "mean ITL", "e2e": "mean end to end", "tok_per_s": "output"}
@@ -97,7 +95,7 @@ def run_labkit(job, **options):
         if not record.is_good:
             raise SystemExit(f"request {record.number} failed: {record.cause} {record.detail}")
         events = read_events((at_s - run.start_s, piece) for at_s, piece in exchange.bodies)
-        logs.append(RequestLog(record.scheduled_s, record.sent_s, record.sent_s + (record.connect_s or 0.0),
+        logs.append(StreamLog(record.scheduled_s, record.sent_s, record.sent_s + (record.connect_s or 0.0),
                                record.end_s, events, record.num_output_tokens))  # fmt: skip
     return run, logs
 

@@ -98,8 +98,8 @@ def test_a_trace_is_replayed(capsys, server, tmp_path):
         (("--rate", 5, "--clients", 5), "give one of"),
         (("--rate", 5, "--extra", "[1]"), "no JSON object"),
         (("--rate", 5, "--header", "nothing"), "no colon"),
-        (("--rate", 5, "--slo", "ttft=fast"), "is no SLO"),
-        (("--rate", 5, "--prompt", "long"), "is no distribution of lengths"),
+        (("--rate", 5, "--slo", "ttft=fast"), "is not a valid SLO"),
+        (("--rate", 5, "--prompt", "long"), "is not a distribution of lengths"),
         (("--rate", 5, "--search"), "needs an SLO"),
         (("--clients", 5, "--search", "--slo", "ttft=1"), "varies the rate"),
         (("--rate", "inf"), "--rate is inf; expected a number from"),
@@ -132,7 +132,7 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch,
 )
 def test_an_address_that_is_none_is_one_line_and_exit_code_2(capsys, url):
     code, output = run(capsys, "load", url, "--rate", 5, "--requests", 1)
-    assert code == 2 and "this URL is no address of a server" in output.err and output.err.count("\n") == 1
+    assert code == 2 and "This is not the URL of a server" in output.err and output.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_no_file_of_a_run_holds_what_was_secret_in_its_command(capsys, server, t
 
 def test_a_server_that_is_not_there_is_said_before_the_run(capsys, tmp_path):
     code, said = run(capsys, "load", "http://127.0.0.1:9", "--rate", 5)
-    assert code == 2 and "nobody answers" in said.err
+    assert code == 2 and "Nobody answers" in said.err
 
 
 def test_the_search_ends_with_a_rate(capsys, monkeypatch):

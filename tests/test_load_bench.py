@@ -4,12 +4,12 @@ import pytest
 
 from labkit.load import bench
 from labkit.load.bench import ClientProbe, measure_ceilings, measure_client, measure_streams
-from labkit.load.noop import read_write_instants, run_noop
+from labkit.load.noop import read_write_times, run_noop
 
 
 def test_the_instants_of_the_server_are_read_back():
     body = b'data: {"choices":[{"text":"12.5000000"}]}\n\ndata: {"choices":[{"text":"13.25"}]}\n\ndata: [DONE]\n\n'
-    assert read_write_instants(body) == [12.5, 13.25] and read_write_instants(b"") == []
+    assert read_write_times(body) == [12.5, 13.25] and read_write_times(b"") == []
 
 
 def test_a_client_is_on_time_with_little_lag_and_whole_answers():

@@ -15,14 +15,14 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.load.client import Limits, Target, run_client
-from labkit.load.journal import load_requests
 from labkit.load.loop import run_precise
+from labkit.load.records import load_requests
 from labkit.load.report import format_report, save_report
 from labkit.load.run import run_load
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow  # servers
 
@@ -80,7 +80,7 @@ def test_nobody_listens():
 def test_a_host_that_does_not_exist_is_an_error_before_the_start():
     with pytest.raises(LabkitError, match="is not known"):
         send("http://no-such-host.invalid:9")
-    with pytest.raises(LabkitError, match="is no address"):
+    with pytest.raises(LabkitError, match="is not the URL"):
         HttpTransport("ftp://127.0.0.1")
 
 
@@ -338,7 +338,7 @@ def test_the_warm_up_is_not_measured_and_shares_no_prompt():
         prompts = [tuple(prompt) for prompt in server.stats()["prompts"]]
     assert len(prompts) == len(set(prompts)) == 23 and len(result.records) == 20
     assert result.target["num_warmup"] == 3
-    assert prompts[:3] == [tuple(warmup.chains[0].requests[k].prompt.draw_ids()) for k in range(3)]
+    assert prompts[:3] == [tuple(warmup.chains[0].requests[k].prompt_ids) for k in range(3)]
 
 
 def test_it_runs_inside_a_notebooks_own_loop():

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.load.formulas import TOOLS, estimate_as
-from labkit.load.logs import LoggedEvent, RequestLog, load_logs, pack_logs, read_events
+from labkit.load.formulas import TOOLS, StreamEvent, StreamLog, estimate_as, load_logs, pack_logs, read_events
 from labkit.load.records import build_record
 from labkit.results import load_records
 
@@ -16,7 +15,7 @@ RECORDED = Path(__file__).resolve().parents[1] / "data" / "recorded" / "33" / "c
 
 
 def make(scheduled_s, sent_s, written_s, events, *, end_s, num):
-    return RequestLog(scheduled_s, sent_s, written_s, end_s, tuple(LoggedEvent(*event) for event in events), num)
+    return StreamLog(scheduled_s, sent_s, written_s, end_s, tuple(StreamEvent(*event) for event in events), num)
 
 
 # The client was 0.5 s late, connecting took 0.1 s, a role came first, then chunks of 1, 4 and 3 tokens.
@@ -112,16 +111,16 @@ def test_events_are_read_from_bytes_and_pack_to_a_record_and_back():
     with pytest.raises(LabkitError, match="no log 'yours'") as caught:
         load_logs(samples, settings, "yours")
     assert "mine" in caught.value.next_step
-    with pytest.raises(LabkitError, match="no JSON object"):
+    with pytest.raises(LabkitError, match="not a JSON object"):
         read_events([(0.0, b"data: [1]\n\n")])
 
 
 def test_a_log_of_a_record_keeps_chunks_and_counts():
-    log = RequestLog.from_record(build(A), written_s=1.6)
+    log = StreamLog.from_record(build(A), written_s=1.6)
     assert (log.scheduled_s, log.sent_s, log.written_s) == (1.0, 1.5, 1.6)
     assert log.events == ((2.1, "content", 1), (2.5, "content", 5), (3.6, "content", 8))
     with pytest.raises(LabkitError, match="failed"):
-        RequestLog.from_record(build_record([], failure=("refused", "")))
+        StreamLog.from_record(build_record([], failure=("refused", "")))
 
 
 # The recorded log of a real vLLM server

@@ -14,15 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
+from labkit.load.blocking import run_blocking
 
 from labkit.errors import LabkitError
-from labkit.load.blocking import run_blocking
 from labkit.load.client import Limits, Target
 from labkit.load.metrics import estimate_metrics
-from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
 from labkit.load.verdict import check_client
 from labkit.servers.fake import FakePlan, run_fake_inside
 from labkit.servers.fake_script import Reply, Step
+from labkit.workload import draw_closed_plan, draw_open_plan, draw_session_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.slow
@@ -47,7 +47,7 @@ def test_the_blocking_client_follows_an_open_plan_and_measures_the_known_times()
         with run_fake_inside(FakePlan(ttft_s=0.1, itl_s=0.02)) as server:
             run = run_blocking(server.base_url, plan, Target("fake"))
             prompts = server.stats()["prompts"]
-        assert sorted(map(tuple, prompts)) == sorted(tuple(c.requests[0].prompt.draw_ids()) for c in plan.chains)
+        assert sorted(map(tuple, prompts)) == sorted(tuple(c.requests[0].prompt_ids) for c in plan.chains)
         assert [record.number for record in run.records] == list(range(20))
         assert [record.scheduled_s for record in run.records] == [chain.start_s for chain in plan.chains]
         lags = sorted(record.lag_s for record in run.records)
@@ -186,7 +186,7 @@ def test_a_master_and_two_workers_make_one_report_of_the_same_plan(python, tmp_p
         prompts = server.stats()["prompts"]
     report = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert "client:" in said and "Traceback" not in said, said
-    assert sorted(map(tuple, prompts)) == sorted(tuple(c.requests[0].prompt.draw_ids()) for c in plan.chains)
+    assert sorted(map(tuple, prompts)) == sorted(tuple(c.requests[0].prompt_ids) for c in plan.chains)
     assert report["plan"] == json.loads(json.dumps(plan.to_dict())) and report["num_workers"] == 2
     rows = [json.loads(row) for row in (tmp_path / "report" / "requests.jsonl").read_text().splitlines()]
     assert [row["number"] for row in rows] == list(range(60)) and not any(row["cause"] for row in rows)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.load.answers import Chunk
-from labkit.load.records import RequestRecord
+from labkit.load.records import Chunk, RequestRecord
 from labkit.load.report import LoadResult
 from labkit.load.search import Bisection, estimate_share_interval, find_saturation, run_search
-from labkit.load.verdict import Verdict
+from labkit.load.verdict import ClientVerdict
 
 SLO = {"ttft_from_schedule": 0.5}
 
@@ -28,7 +27,7 @@ def make_records(waits, *, gap_s=0.1):
 
 def make_result(waits, *, is_valid=True):
     records = make_records(waits)
-    verdict = Verdict(is_valid, () if is_valid else ("send lag",), (), {})
+    verdict = ClientVerdict(is_valid, () if is_valid else ("send lag",), (), {})
     return LoadResult({}, {"loop": "open"}, records, None, verdict, SLO, "complete")
 
 

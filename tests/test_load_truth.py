@@ -13,11 +13,11 @@ import pytest
 from labkit.load.client import Limits, Target, run_client
 from labkit.load.loop import run_precise
 from labkit.load.metrics import measure_latency
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import BOUNDS, check_client
 from labkit.servers.fake import load_stats, run_fake
 from labkit.servers.fake_script import FakePlan
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow
 

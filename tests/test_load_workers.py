@@ -13,9 +13,9 @@ from labkit.load import workers
 from labkit.load.noop import run_noop
 from labkit.load.report import format_report
 from labkit.load.run import run_load
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow  # processes
 

@@ -11,12 +11,11 @@ pytest.importorskip("plotly")
 
 import plotly.io  # noqa: E402
 
-from labkit.load.answers import Chunk  # noqa: E402
 from labkit.load.metrics import estimate_metrics  # noqa: E402
-from labkit.load.records import RequestRecord  # noqa: E402
+from labkit.load.records import Chunk, RequestRecord  # noqa: E402
 from labkit.load.report import LoadResult  # noqa: E402
 from labkit.load.search import Trial  # noqa: E402
-from labkit.load.verdict import Verdict  # noqa: E402
+from labkit.load.verdict import ClientVerdict  # noqa: E402
 from labkit.plots.load import plot_in_flight, plot_latency_shares, plot_rate_search, plot_waits  # noqa: E402
 from labkit.plots.load_page import format_load_page, save_load_page  # noqa: E402
 from labkit.plots.look import format_alternative  # noqa: E402
@@ -77,7 +76,7 @@ def test_what_the_figures_say():
 def make_result(num):
     records = tuple(make_records(num))
     plan = {"loop": "open", "name": "poisson </script><b>"}
-    verdict = Verdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
+    verdict = ClientVerdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
     metrics = estimate_metrics(records, slo={"ttft_from_schedule": 0.5})
     return LoadResult({"url": "http://h"}, plan, records, metrics, verdict, {"ttft_from_schedule": 0.5}, "complete")
 
