@@ -58,4 +58,4 @@ def test_both_clients_get_every_chunk(kind):
 def test_the_error_of_chunk_times_is_never_negative_and_all_chunks_are_there():
     probe = measure_streams(num_streams=20, num_chunks=25, gap_s=0.02)
     assert probe.num_chunks == 20 * 25
-    assert 0 < probe.error_p50_s <= probe.error_p99_s < 5.0
+    assert 0 < probe.error_p50_s <= probe.error_p99_s
