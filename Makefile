@@ -43,6 +43,9 @@ setup:  ## make .venv and install the locked packages that fit this machine
 lab: setup  ## set up, then open JupyterLab on the first lab (pass flags on: make lab ARGS=--no-browser)
 	@$(IN_VENV) $(RUN) -m jupyterlab $(LAB_FLAGS) $(ARGS)
 
+new: setup  ## write the skeleton of a lab: make new LAB=99 TOPIC=flash_attention
+	@$(RUN) -m labkit.authoring new "$(LAB)" "$(TOPIC)"
+
 labs: setup  ## build labs/ and labs/course.json from solutions/src
 	@$(RUN) -m labkit.authoring
 

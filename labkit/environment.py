@@ -5,6 +5,7 @@ Nothing here raises because something is absent, and nothing imports torch.
 """
 
 import contextlib
+import importlib
 import importlib.metadata
 import json
 import os
@@ -12,6 +13,7 @@ import re
 import shutil
 import socket
 import sys
+import types
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +22,8 @@ from labkit.hardware import Machine, probe_machine
 from labkit.journal import expand_path
 from labkit.units import format_bytes
 
-__all__ = ["Finding", "find_course_root", "format_doctor", "load_lock", "probe_environment", "read_thread_plan"]
+__all__ = ["Finding", "find_course_root", "find_lab_folder", "format_doctor", "load_lab_module",
+           "load_lock", "probe_environment", "read_thread_plan"]
 
 _PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the locks were resolved for
 _PORTS = {8888: "JupyterLab", 8000: "the labs' engines"}
@@ -54,6 +57,32 @@ def find_course_root() -> Path:
         f"No course was found {where}: labs/ and labkit/ must stand side by side.",
         next_step="start from a clone of the course, or set LABKIT_COURSE to its folder.",
     )
+
+
+def find_lab_folder(number: str) -> Path:
+    """Find the folder of everything that belongs to a lab ("12"): solutions/src/12_topic. Raises InstallError if absent."""
+    folders = sorted((find_course_root() / "solutions" / "src").glob(f"{number}_*/"))
+    if len(number) != 2 or not folders:
+        raise InstallError(
+            f"solutions/src has no folder of lab {number!r}.", next_step="use a number of labs/, or get the course again."
+        )
+    return folders[0]
+
+
+def load_lab_module(number: str, name: str) -> types.ModuleType:
+    """Import a Python file of a lab's folder: load_lab_module("12", "checks").
+
+    The folder is the package `lab12`, so its files import each other as `from lab12.workloads import ...`. Raises
+    InstallError when the course has no such lab, ModuleNotFoundError when the lab has no such file.
+    """
+    folder, package = str(find_lab_folder(number)), f"lab{number}"
+    known = sys.modules.get(package)
+    if known is None or list(known.__path__) != [folder]:
+        for loaded in [one for one in sys.modules if one.partition(".")[0] == package]:  # of another course
+            del sys.modules[loaded]
+        sys.modules[package] = types.ModuleType(package, doc=f"Files of lab {number}.")
+        sys.modules[package].__path__ = [folder]
+    return importlib.import_module(f"{package}.{name}")
 
 
 def _list_candidates(named: str | None) -> list[Path]:

@@ -1,6 +1,7 @@
 """Do I know it? Five interview questions for each lab: choice, numeric and open, graded like a check.
 
-The bank is data/quiz/NN.json; a question is shown without its answer, and a wrong answer gets its own explanation.
+The bank is quiz.json in the folder of the lab; a question is shown without its answer, and a wrong answer gets its own
+explanation.
 """
 
 import json
@@ -9,8 +10,8 @@ import re
 from dataclasses import dataclass
 from html import escape
 
-from labkit.environment import find_course_root
-from labkit.errors import CheckError
+from labkit.environment import find_lab_folder
+from labkit.errors import CheckError, InstallError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.views import Outcome, format_code, format_plain, view_html, view_outcome
 
@@ -28,9 +29,22 @@ _SAME_UNITS = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question of the bank; which fields are filled depends on `kind`: choice, numeric or open.
+    """One question of the bank; which fields are filled depends on `kind`.
 
-    `wrong` explains wrong answers: pairs of option or number and sentence. `tolerance` is absolute, in `unit`.
+    Attributes:
+        id: such as "00.q1".
+        level: beginner, intermediate or advanced.
+        kind: choice, numeric or open.
+        topic: what it is about, in a few words.
+        question: its text.
+        answer: the letter of a choice, or a number in `unit`; None for an open question.
+        options: pairs (letter, text) of a choice.
+        tolerance: how far a number may be off, in `unit`.
+        unit: of a numeric answer.
+        right: why the right answer is right.
+        hint: for a wrong number that is not a known mistake.
+        wrong: pairs (letter or number, sentence): what is wrong with it.
+        model_answer: shown after an open answer.
     """
 
     id: str
@@ -71,15 +85,16 @@ def quiz(question_id: str, answer: str | float | None = None) -> Outcome | None:
 
 
 def load_questions(lab: str) -> tuple[Question, ...]:
-    """Load the questions of a lab ("00") from data/quiz. Raises CheckError when the bank is missing or damaged."""
-    path = find_course_root() / "data" / "quiz" / f"{lab}.json"
+    """Load the questions of a lab ("00") from its folder. Raises CheckError when the bank is missing or damaged."""
     try:
-        return tuple(_read_question(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["questions"])
-    except OSError:
-        raise CheckError(f"lab {lab} has no quiz (data/quiz/{lab}.json).", next_step="check the number.") from None
+        path = find_lab_folder(lab) / "quiz.json"
+        entries = json.loads(path.read_text(encoding="utf-8"))["questions"]
+        return tuple(_read_question(entry) for entry in entries)
+    except (InstallError, OSError):
+        raise CheckError(f"lab {lab} has no quiz.", next_step="check the number.") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckError(
-            f"data/quiz/{lab}.json is damaged ({type(error).__name__}: {error}).",
+            f"{path.parent.name}/quiz.json is damaged ({type(error).__name__}: {error}).",
             next_step="get the file from the course again.",
         ) from error
 

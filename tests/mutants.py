@@ -12,7 +12,6 @@ says anything but "passed". A mutant that computes the same as the solution can 
 import ast
 import contextlib
 import csv
-import functools
 import hashlib
 import io
 import os
@@ -21,12 +20,16 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+from labkit.checks.judge import judge  # noqa: E402
+from labkit.checks.reference import Reference, load_reference, make_names  # noqa: E402
+from labkit.environment import find_lab_folder  # noqa: E402
+from labkit.progress import load_course  # noqa: E402
 
 TABLE = ROOT / "tests" / "mutants.csv"
 COLUMNS = ("exercise", "mutants", "equivalent", "rejected", "score", "stamp", "survivors")
@@ -62,80 +65,18 @@ _NAMES = {"max": "min", "min": "max", "any": "all", "all": "any", "low": "high",
 _NAMES |= {"p50_interval": "mean_interval", "mean_interval": "p50_interval"}
 
 
-@dataclass(frozen=True, slots=True)
-class Exercise:
-    """A reference solution: its cell's code, the lines of its regions, and the name that check() is given."""
-
-    id: str
-    code: str
-    lines: frozenset[int]
-    answer_name: str
-    imports: str
-    stamp: str
-    before: str = ""  # what the answer calls: the lab's earlier answers
+def load_exercises() -> list[Reference]:
+    """Read the reference solution of every exercise, in order of labs."""
+    return [load_reference(exercise.id) for lab in load_course().labs for exercise in lab.exercises]
 
 
-@functools.cache
-def load_exercises() -> list[Exercise]:
-    """Read every exercise that has a solution cell, in order of labs."""
-    from labkit.authoring.build import load_sources
-
-    found = []
-    for source in load_sources(ROOT):
-        earlier: dict[str, str] = {}
-        cells = [cell for cell in source.cells if cell.kind == "code"]
-        imports = _find_import_lines(cells)
-        names = _find_answer_names(cells)
-        for card in source.exercise_cards():
-            exercise = card.metadata["exercise"]
-            (cell,) = [cell for cell in cells if cell.metadata.get("solution") == exercise]
-            code, lines = _split(cell)
-            before = _find_needed(code, earlier)
-            stamp = _estimate_stamp(f"{before}\n{code}" if before else code, source.number)
-            found.append(Exercise(exercise, code, lines, names[exercise], imports, stamp, before))
-            earlier |= {node.name: code for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
-    return found
-
-
-def _find_needed(code: str, earlier: dict[str, str]) -> str:
-    """The earlier solutions of a lab whose functions this one calls."""
-    used = {node.id for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)}
-    return "\n\n".join(dict.fromkeys(text for name, text in earlier.items() if name in used))
-
-
-def _split(cell) -> tuple[str, frozenset[int]]:
-    """The solution without markers, and the numbers of its lines that stand in a region."""
-    shown = [(text, role) for text, role in cell._lines() if role != "stub"]
-    return "\n".join(t for t, _ in shown), frozenset(k for k, (_, role) in enumerate(shown, 1) if role == "answer")
-
-
-def _find_import_lines(cells) -> str:
-    nodes = [node for cell in cells for node in ast.parse(cell.solution_text()).body]
-    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
-
-
-def _find_answer_names(cells) -> dict[str, str]:
-    """{"00.1": "weight_bytes"} from the calls check("00.1", weight_bytes)."""
-    names = {}
-    for cell in cells:
-        for node in ast.walk(ast.parse(cell.solution_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "check":
-                names[node.args[0].value] = ast.unparse(node.args[1])
-    return names
-
-
-def _estimate_stamp(code: str, number: str) -> str:
-    """Hash of what decides the score: this engine, the solution, the lab's check and what that imports from checks/."""
-    engine = Path(__file__).read_text(encoding="utf-8")
-    return hashlib.sha256(f"{engine}\n{code}\n{_find_check_rooms(number)}".encode()).hexdigest()[:16]
-
-
-@functools.cache
-def _find_check_rooms(number: str) -> str:
-    from labkit.authoring.rooms import estimate_room_hashes
-
-    rooms = estimate_room_hashes(ROOT, text=f"import labkit.checks.lab{number}", number=number)
-    return "\n".join(f"{name} {digest}" for name, digest in rooms.items() if name.startswith("labkit/checks/"))
+def estimate_stamp(reference: Reference) -> str:
+    """Hash of what decides the score: this engine, the solution, the lab's checks and the judge."""
+    texts = [Path(__file__).read_text(encoding="utf-8"), reference.earlier, reference.code]
+    folder = find_lab_folder(reference.exercise[:2])
+    for path in (*sorted(folder.glob("*.py")), *sorted((ROOT / "labkit" / "checks").glob("*.py"))):
+        texts += [path.read_text(encoding="utf-8")] if path.name != "lab.py" else []
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
 
 
 # Making mutants
@@ -262,48 +203,14 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
 # Judging
 
 
-def judge(exercise: Exercise, code: str) -> tuple[str, str]:
+def judge_code(reference: Reference, code: str) -> tuple[str, str]:
     """Run one version of a solution and its check, within the time limit; return (status, sentence)."""
-    from labkit.checks._run import find_check, run_check
-
-    names = make_context(exercise)
     try:
         with _limit(TIME_LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
-            exec(compile(code, f"<mutant of {exercise.id}>", "exec"), names)
-            outcome = run_check(find_check(exercise.id), eval(exercise.answer_name, names))
+            outcome = judge(reference.exercise, eval(reference.answer, make_names(reference, code)))
     except Exception as error:  # a cell that raises is seen by the learner at once
         return "raised", f"{type(error).__name__}: {error}"
     return outcome.status, outcome.sentence
-
-
-def make_context(exercise: Exercise) -> dict:
-    """The names that the solution's cell finds in the notebook: the setup cell's imports, and what was measured."""
-    names: dict = {}
-    exec(exercise.imports, names)
-    exec(exercise.before, names)
-    if exercise.id == "03.3":  # its check compares with Transformers, whose first import takes seconds
-        from transformers import LlamaForCausalLM  # noqa: F401
-    if exercise.id == "00.4":
-        from labkit.results import save_record
-
-        # Skewed, so that median, mean and the ends of the interval are all different numbers.
-        speeds = [70.125, 71.5, 72.25, 72.75, 73.0, 73.625, 74.5, 75.25, 76.0, 76.875, 78.5, 95.0]
-        names["stored"] = save_record("00", "decode", samples={"decode_tok_per_s": speeds, "ttft_s": [0.02] * 12})
-    if exercise.id == "13.5":  # the milestone wants the learner's own records
-        from labkit.checks._phase_1 import make_samples
-        from labkit.results import load_records, save_record
-
-        made = make_samples(7, slowest="mul", prefill="mm", memory="weights", latency="waiting", alone="prefill")
-        for (claim, (samples, settings)), lab in zip(made.items(), ("11", "12", "13"), strict=True):
-            if not len(load_records(lab=lab, name=claim)):
-                save_record(lab, claim, samples=samples, settings=settings)
-    if exercise.id == "11.4":  # the learner's own profile, which the check asks for
-        from labkit.checks._profiles import make_own
-        from labkit.profiling.puzzle import load_learner
-        from labkit.results import save_record
-
-        save_record("11", "slow_layer", samples={"step_s": [0.1]}, settings=make_own(load_learner()))
-    return names
 
 
 @contextlib.contextmanager
@@ -322,21 +229,22 @@ def _limit(seconds: float):
         signal.signal(signal.SIGALRM, before)
 
 
-def score_exercise(exercise: Exercise, *, tell: Callable[[str], None] = lambda line: None) -> dict[str, str]:
+def score_exercise(reference: Reference, *, tell: Callable[[str], None] = lambda line: None) -> dict[str, str]:
     """Judge every mutant of one exercise and return its row of the table; the solution itself has to pass."""
-    status, sentence = judge(exercise, exercise.code)
+    status, sentence = judge_code(reference, reference.code)
     if status != "passed":
-        raise SystemExit(f"{exercise.id}: the reference solution is not passed ({status}: {sentence})")
+        raise SystemExit(f"{reference.exercise}: the reference solution is not passed ({status}: {sentence})")
     num, equivalent, rejected, survivors = 0, 0, 0, []
-    for change, code in make_mutants(exercise.code, exercise.lines):
-        if (exercise.id, change) in EQUIVALENT:
+    for change, code in make_mutants(reference.code, reference.lines):
+        if (reference.exercise, change) in EQUIVALENT:
             equivalent += 1
             continue
-        status, sentence = judge(exercise, code)
+        status, sentence = judge_code(reference, code)
         num, rejected = num + 1, rejected + (status != "passed")
         survivors += [change] if status == "passed" else []
         tell(f"{status:<14}{change}\n{'':14}{sentence}")
-    values = (exercise.id, num, equivalent, rejected, f"{rejected / num:.3f}", exercise.stamp, " | ".join(survivors))
+    stamp, score = estimate_stamp(reference), f"{rejected / num:.3f}"
+    values = (reference.exercise, num, equivalent, rejected, score, stamp, " | ".join(survivors))
     return dict(zip(COLUMNS, map(str, values), strict=True))
 
 
@@ -345,8 +253,8 @@ def make_table(*, tell: Callable[[str], None] = lambda line: None) -> list[dict[
     rows = []
     with tempfile.TemporaryDirectory(prefix="labkit-mutants-") as folder:
         os.environ |= {"LABKIT_HOME": folder, "LABKIT_RUNS": f"{folder}/runs"}
-        for exercise in load_exercises():
-            rows.append(score_exercise(exercise))
+        for reference in load_exercises():
+            rows.append(score_exercise(reference))
             tell(f"{rows[-1]['exercise']}  {rows[-1]['rejected']} of {rows[-1]['mutants']} rejected")
     return rows
 
@@ -373,10 +281,10 @@ def main(arguments: list[str]) -> int:
         return int(any(float(row["score"]) < MIN_SCORE for row in rows))
     with tempfile.TemporaryDirectory(prefix="labkit-mutants-") as folder:
         os.environ |= {"LABKIT_HOME": folder, "LABKIT_RUNS": f"{folder}/runs"}
-        for exercise in load_exercises():
-            if exercise.id in arguments:
-                row = score_exercise(exercise, tell=print)
-                print(f"{exercise.id}: {row['rejected']} of {row['mutants']} rejected, score {row['score']}")
+        for reference in load_exercises():
+            if reference.exercise in arguments:
+                row = score_exercise(reference, tell=print)
+                print(f"{reference.exercise}: {row['rejected']} of {row['mutants']} rejected, score {row['score']}")
     return 0
 
 

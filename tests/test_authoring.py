@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from labkit.authoring import build_labs, check_labs, check_source, execute_solution, load_source
+from labkit.authoring import build_labs, check_folder, check_labs, check_source, execute_solution, load_source
 from labkit.authoring.__main__ import main
 from labkit.authoring.build import load_sources, make_course
+from labkit.authoring.dependencies import estimate_module_hashes, hash_text
 from labkit.authoring.execute import clean_outputs
 from labkit.authoring.hosted import BOOTSTRAP_TAG, format_bootstrap
-from labkit.authoring.rooms import estimate_room_hashes, hash_text
+from labkit.authoring.skeleton import make_skeleton
 from labkit.authoring.source import dump_notebook, estimate_cells_hash, make_notebook
 from labkit.errors import LabkitError
 from labkit.results import load_records
@@ -96,23 +97,41 @@ complete("00")
 '''
 
 
-def make_root(folder, *, body=BODY, name="00_sample.py"):
-    (folder / "solutions" / "src").mkdir(parents=True)
-    (folder / "solutions" / "src" / name).write_text(HEADER + body, encoding="utf-8")
+CHECKS = "def check_1(double):\n    pass\n"
+MISTAKES = "[00.1]\nThree wrong answers.\n    x + x  =>  x\n    x + x  =>  x * x\n    x + x  =>  3 * x\n"
+QUESTIONS = {"questions": [{"id": f"00.q{k}"} for k in range(1, 6)]}
+
+
+def source_path(root, name="00_sample"):
+    return root / "solutions" / "src" / name / "lab.py"
+
+
+def write_source(root, text, name="00_sample"):
+    """A lab's folder: its source, and as much of the rest as the guards ask for."""
+    path = source_path(root, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    rest = {"checks.py": CHECKS, "mistakes.txt": MISTAKES, "quiz.json": json.dumps(QUESTIONS)}
+    for file, content in rest.items():
+        (path.parent / file).write_text(content.replace("00", name[:2]), encoding="utf-8")
+    return path
+
+
+def make_root(folder, *, body=BODY, name="00_sample"):
+    write_source(folder, HEADER + body, name)
     return folder
 
 
 def load_sample(folder, *, body=BODY):
-    return load_source(make_root(folder, body=body) / "solutions" / "src" / "00_sample.py")
+    return load_source(source_path(make_root(folder, body=body)))
 
 
 def add_second_source(root):
-    text = (HEADER + BODY).replace("00", "01")
-    (root / "solutions" / "src" / "01_sample.py").write_text(text, encoding="utf-8")
+    write_source(root, (HEADER + BODY).replace("00", "01"), "01_sample")
 
 
 def edit_source(root, old, new):
-    path = root / "solutions" / "src" / "00_sample.py"
+    path = source_path(root)
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new), encoding="utf-8")
@@ -354,7 +373,7 @@ def test_a_broken_rule_is_a_sentence_with_file_and_cell(tmp_path, name):
     old, new, expected = BROKEN[name]
     assert BODY.count(old) >= 1
     problems = "\n".join(check_source(load_sample(tmp_path, body=BODY.replace(old, new))))
-    assert "solutions/src/00_sample.py" in problems
+    assert "solutions/src/00_sample/lab.py" in problems
     assert re.search(expected, problems), problems
 
 
@@ -362,19 +381,18 @@ def test_a_broken_rule_is_a_sentence_with_file_and_cell(tmp_path, name):
 def test_a_phase_that_the_course_does_not_have_is_refused(tmp_path, phase):
     root = make_root(tmp_path)
     edit_source(root, "phase: 0", f"phase: {phase}")
-    (problem,) = check_source(load_source(root / "solutions" / "src" / "00_sample.py"))
-    assert re.search(r"^solutions/src/00_sample\.py: the header says phase .*, expected 0 to 4\. Next: ", problem)
+    (problem,) = check_source(load_source(source_path(root)))
+    assert re.search(r"^solutions/src/00_sample/lab\.py: the header says phase .*, expected 0 to 4\. Next: ", problem)
 
 
-@pytest.mark.parametrize("name", ["99-topic.py", "7_x.py"])
-def test_a_python_file_beside_the_sources_is_named_instead_of_left_out(tmp_path, name):
+@pytest.mark.parametrize("name", ["99-topic", "7_x"])
+def test_a_lab_in_a_folder_of_another_name_is_named_instead_of_left_out(tmp_path, name):
     root = make_root(tmp_path)
-    (root / "solutions" / "src" / f".#{name}").write_text("")  # an editor's own
+    (root / "solutions" / "src" / name).mkdir()
+    (root / "solutions" / "src" / "notes.py").write_text("")  # what a learner leaves there is theirs
     assert [source.name for source in load_sources(root)] == ["00_sample"]
-    (root / "solutions" / "src" / name).write_text("")
-    with pytest.raises(
-        LabkitError, match=rf"^solutions/src/{name}: is read by nobody.*Next: rename it to NN_topic\.py"
-    ):
+    (root / "solutions" / "src" / name / "lab.py").write_text("")
+    with pytest.raises(LabkitError, match=rf"^solutions/src/{name}: a lab's folder is called NN_topic. Next: rename"):
         load_sources(root)
 
 
@@ -403,16 +421,16 @@ def test_hardware_may_be_asked_in_a_blocked_section_and_only_there(tmp_path):
 
 
 def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path):
-    root = make_root(tmp_path, name="01_sample.py")
-    with pytest.raises(LabkitError, match=r"01_sample\.py.*lab '00'.*'01'"):
-        load_source(root / "solutions" / "src" / "01_sample.py")
+    root = make_root(tmp_path, name="01_sample")
+    with pytest.raises(LabkitError, match=r"01_sample.*lab '00'.*'01'"):
+        load_source(source_path(root, "01_sample"))
 
 
 def test_a_header_without_a_question_is_refused(tmp_path):
     root = make_root(tmp_path)
     edit_source(root, "#     question: Does it build?\n", "")
     with pytest.raises(LabkitError, match="lacks question"):
-        load_source(root / "solutions" / "src" / "00_sample.py")
+        load_source(source_path(root))
 
 
 DAMAGED = {
@@ -435,19 +453,19 @@ DAMAGED = {
 def test_a_source_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name):
     old, new, expected = DAMAGED[name]
     root = make_root(tmp_path)
-    path = root / "solutions" / "src" / "00_sample.py"
+    path = source_path(root)
     assert old in path.read_bytes()
     path.write_bytes(path.read_bytes().replace(old, new))
-    with pytest.raises(LabkitError, match=rf"^solutions/src/00_sample\.py: .*{expected}.*Next: "):
+    with pytest.raises(LabkitError, match=rf"^solutions/src/00_sample/lab\.py: .*{expected}.*Next: "):
         load_sources(root)
 
 
 def test_every_source_that_cannot_be_read_is_named_at_once(tmp_path):
     root = make_root(tmp_path)
     add_second_source(root)
-    for path in (root / "solutions" / "src").glob("*.py"):
+    for path in (root / "solutions" / "src").glob("*/lab.py"):
         path.write_text(path.read_text(encoding="utf-8").replace("title: Sample", 'title: "unclosed'), encoding="utf-8")
-    with pytest.raises(LabkitError, match=r"(?s)00_sample\.py: cannot be read.*01_sample\.py: cannot be read"):
+    with pytest.raises(LabkitError, match=r"(?s)00_sample/lab\.py: cannot be read.*01_sample/lab\.py: cannot be read"):
         load_sources(root)
 
 
@@ -627,7 +645,7 @@ def store_solution(root):
     """Store a solution as execute_solution does, without running a kernel."""
     from labkit.authoring import execute
 
-    source = load_source(root / "solutions" / "src" / "00_sample.py")
+    source = load_source(source_path(root))
     notebook = make_notebook(source, kind="solution")
     notebook.metadata["labkit"]["executed"] = execute._stamp(root, source)
     (root / "solutions" / "00_sample.ipynb").write_text(dump_notebook(notebook), encoding="utf-8")
@@ -712,7 +730,7 @@ def test_another_list_of_labs_and_a_stamp_without_one_are_notes_and_no_problems(
     report = check_labs(built)
     assert report.notes == (expected,)
     assert report.problems == ("solutions/01_sample.ipynb: is missing. Next: make execute LAB=01",)
-    (built / "solutions" / "src" / "01_sample.py").unlink()
+    shutil.rmtree(source_path(built, "01_sample").parent)
     assert check_labs(built).notes == ()
     path.write_text(re.sub(r'\n *"labs": "[0-9a-f]+",', "", stamped), encoding="utf-8")
     assert path.read_text(encoding="utf-8") != stamped
@@ -724,11 +742,11 @@ def test_a_renamed_lab_makes_another_list_of_labs(built):
     store_solution(built)
     build_labs(built)
     assert check_labs(built).notes == ()
-    (built / "solutions" / "src" / "01_sample.py").rename(built / "solutions" / "src" / "01_renamed.py")
+    source_path(built, "01_sample").parent.rename(built / "solutions" / "src" / "01_renamed")
     assert "list of labs" in "".join(check_labs(built).notes)
 
 
-def test_changed_rooms_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
+def test_changed_modules_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
     root = make_root(tmp_path, body=BODY.replace("import math\n", "import math\nfrom labkit import units\n"))
     (root / "labkit").mkdir()
     (root / "labkit" / "__init__.py").write_text("")
@@ -744,29 +762,104 @@ def test_changed_rooms_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
         (root / "requirements" / name).write_text("numpy==2.3.0\n")
     report = check_labs(root)
     assert report.problems == ()
-    assert "executed with older rooms: labkit/units.py" in report.notes[0]
+    assert "executed with older modules: labkit/units.py" in report.notes[0]
     assert "executed with an older requirements/" in report.notes[1]
 
 
-def test_rooms_are_followed_all_the_way_down_and_the_check_room_is_added(tmp_path):
-    rooms = {
+def test_modules_are_followed_all_the_way_down_and_the_labs_folder_is_added(tmp_path):
+    modules = {
         "__init__.py": "",
         "units.py": "",
         "stats.py": "def f():\n    from labkit.units import x\n",
         "results.py": "import labkit.stats\n",
         "alone.py": "",
-        "checks/__init__.py": "",
-        "checks/lab00.py": "from labkit import roofline\n",
-        "checks/lab01.py": "",
         "roofline.py": "",
     }
-    for name, text in rooms.items():
+    for name, text in modules.items():
         (tmp_path / "labkit" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "labkit" / name).write_text(text)
-    found = estimate_room_hashes(tmp_path, text="from labkit import results\nfrom labkit.checks import c", number="00")
-    reached = ("__init__", "checks/__init__", "checks/lab00", "results", "roofline", "stats", "units")
-    assert list(found) == [f"labkit/{name}.py" for name in reached]
-    assert found["labkit/stats.py"] == hash_text(rooms["stats.py"])
+    folder = tmp_path / "solutions" / "src" / "00_sample"
+    folder.mkdir(parents=True)
+    (folder / "checks.py").write_text("from labkit import roofline\n")
+    (folder / "lab.py").write_text("from labkit import alone\n")
+    found = estimate_module_hashes(tmp_path, text="from labkit import results\n", folder=folder)
+    reached = [f"labkit/{name}.py" for name in ("__init__", "results", "roofline", "stats", "units")]
+    assert list(found) == [*reached, "solutions/src/00_sample/checks.py"]
+    assert found["labkit/stats.py"] == hash_text(modules["stats.py"])
+
+
+# What a lab's folder lacks, and the skeleton of a new one
+
+
+def lacking(root):
+    return "\n".join(check_folder(load_source(source_path(root))))
+
+
+def test_a_complete_folder_lacks_nothing(tmp_path):
+    assert lacking(make_root(tmp_path)) == ""
+
+
+@pytest.mark.parametrize(("file", "text", "sentence"), [
+    ("checks.py", "def check_2(x):\n    pass\n", "checks.py: exercise 00.1 has no check. Next: write check_1()."),
+    ("checks.py", "def check_1(:", "checks.py: not valid Python"),
+    ("mistakes.txt", MISTAKES.rpartition("    ")[0], "mistakes.txt: 2 wrong answers of exercise 00.1, expected 3"),
+    ("mistakes.txt", MISTAKES.replace("    x + x  =>  3", "    & x + x  =>  3"), "2 wrong answers of exercise 00.1"),
+    ("mistakes.txt", MISTAKES.replace("Three", "= three"), "mistakes.txt: 0 wrong answers of exercise 00.1"),
+    ("mistakes.txt", MISTAKES + "[00.7]\n", "[00.7] is not an exercise of this lab"),
+    ("quiz.json", '{"questions": []}', "question 00.q1 is asked by the lab and is not here"),
+    ("quiz.json", json.dumps({"questions": QUESTIONS["questions"] + [{"id": "00.q6"}]}), "00.q6 is never asked"),
+    ("quiz.json", "{", "quiz.json: cannot be read"),
+    ("mistakes.txt", "", "mistakes.txt: is missing or empty"),
+    ("checks.py", CHECKS + "\n\n# TODO\n", "checks.py: 1 times TODO, first in line 5"),
+])  # fmt: skip
+def test_what_a_folder_lacks_is_said(tmp_path, file, text, sentence):
+    root = make_root(tmp_path)
+    (source_path(root).parent / file).write_text(text)
+    assert sentence in lacking(root)
+
+
+def test_a_new_lab_builds_and_its_guards_say_what_is_missing(tmp_path, monkeypatch, capsys):
+    root = make_root(tmp_path)
+    (root / "labkit").mkdir()
+    (root / "labs").mkdir()
+    monkeypatch.setenv("LABKIT_COURSE", str(root))
+    assert main(["new", "99", "new_topic"]) == 0
+    assert "solutions/src/99_new_topic" in capsys.readouterr().out
+    folder = root / "solutions" / "src" / "99_new_topic"
+    assert sorted(path.name for path in folder.iterdir()) == ["checks.py", "lab.py", "mistakes.txt", "quiz.json"]
+    assert [source.name for source in load_sources(root)] == ["00_sample", "99_new_topic"]
+    problems = "\n".join(check_labs(root).problems)
+    assert "99_new_topic/mistakes.txt: 0 wrong answers of exercise 99.1, expected 3 or more" in problems
+    assert "99_new_topic/lab.py: " in problems and "TODO, first in line" in problems
+    assert "solutions/99_new_topic.ipynb: is missing. Next: make execute LAB=99" in problems
+    assert main(["new", "99", "other"]) == 1
+    assert "lab 99 is there: solutions/src/99_new_topic" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "topic"), [("9", "x"), ("99", "Flash Attention"), ("99", "a__b"), ("99", "../x")])
+def test_a_name_that_is_not_one_of_a_lab_makes_no_folder(tmp_path, number, topic):
+    root = make_root(tmp_path)
+    with pytest.raises(LabkitError, match="do not make the name of a lab"):
+        make_skeleton(root, number, topic)
+    assert [path.name for path in (root / "solutions" / "src").iterdir()] == ["00_sample"]
+
+
+@pytest.mark.slow
+def test_the_lab_of_a_skeleton_runs_untouched_and_its_reference_passes(tmp_path, run_notebook, monkeypatch):
+    from labkit.checks.judge import judge
+    from labkit.checks.reference import load_reference, make_names
+
+    (tmp_path / "labkit").mkdir()
+    (tmp_path / "labs").mkdir()
+    source = load_source(make_skeleton(tmp_path, "99", "new_topic") / "lab.py")
+    build_labs(tmp_path)
+    ran = run_notebook(make_notebook(source, kind="lab"), LABKIT_COURSE=str(tmp_path))
+    shown = "\n".join(str(cell.get("outputs", "")) for cell in ran.cells)
+    assert shown.count("not attempted") >= 1 and "waits for exercise 99.1" in shown
+    monkeypatch.setenv("LABKIT_COURSE", str(tmp_path))
+    reference = load_reference("99.1")
+    assert judge("99.1", make_names(reference)["double"]).status == "passed"
+    assert judge("99.1", lambda x: x).status == "failed"
 
 
 # Outputs

@@ -17,7 +17,7 @@ from labkit.checks._cost import COST_MISTAKES, count_by_flops, count_right  # no
 from labkit.checks._decoding import _MISTAKES as DECODER_MISTAKES  # noqa: E402
 from labkit.checks._decoding import _agrees, list_cases  # noqa: E402
 from labkit.checks._llama import attend, run_decoder, turn  # noqa: E402
-from labkit.checks._reference import find_reference  # noqa: E402
+from labkit.checks.reference import find_reference  # noqa: E402
 from labkit.hardware import probe_machine  # noqa: E402
 
 ANSWERS = {
@@ -757,7 +757,7 @@ def test_a_right_sampler_is_rarely_turned_away():
 def test_the_watch_leaves_the_profiler_of_others_alone():
     import sys
 
-    from labkit.checks._watch import probe_calls
+    from labkit.checks.tensors import probe_calls
 
     seen = []
 

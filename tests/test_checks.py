@@ -12,10 +12,11 @@ import pytest
 
 import labkit.checks
 from labkit.checks import check, complete, predict, ready, reveal, use_reference
-from labkit.checks._learner import LearnerFunction
-from labkit.checks._numbers import is_rounded
-from labkit.checks._run import run_check
-from labkit.checks._words import Case, block, expect_cases, expect_function, fail, passed
+from labkit.checks.cases import Case, block, expect_cases, expect_function, fail, passed
+from labkit.checks.judge import run_check
+from labkit.checks.learner import LearnerFunction
+from labkit.checks.numbers import is_rounded
+from labkit.environment import load_lab_module
 from labkit.errors import CheckError
 from labkit.progress import load_events
 from labkit.views import CheckFailed, Outcome, view_progress
@@ -33,11 +34,32 @@ def double(x):
 # %%
 check("98.1", double)
 
+# %% solution="98.4"
+def double(x):
+    return 2 * x
+
+# %%
+check("98.4", double)
+
 # %% solution="98.2"
 ### BEGIN SOLUTION stub: answer = None
 answer = double(start)
 ### END SOLUTION
 '''
+
+
+MISTAKES = """[98.1]
+that is the square.
+    2 * x  =>  x * x
+that is half of it.
+    2 * x  =>  x / 2
+= added to itself
+    2 * x  =>  x + x
+
+[98.2]
+not of this exercise.
+    double(start)  =>  start
+"""
 
 
 def make_exercise(name, **changes):
@@ -48,9 +70,10 @@ def make_exercise(name, **changes):
 def course(tmp_path, monkeypatch):
     """A course of two labs; 98.3 is blocked on the cpu tier, 98.4 is a stretch. Returns a function to change it."""
     root = tmp_path / "course"
-    for folder in ("labs", "labkit", "solutions/src", "data/quiz"):
+    for folder in ("labs", "labkit", "solutions/src/98_double"):
         (root / folder).mkdir(parents=True)
-    (root / "solutions/src/98_double.py").write_text(SOURCE, encoding="utf-8")
+    for name, text in {"lab.py": SOURCE, "mistakes.txt": MISTAKES, "checks.py": ""}.items():
+        (root / "solutions/src/98_double" / name).write_text(text, encoding="utf-8")
     lab = {"title": "Doubling <fast>", "question": "How much is twice?", "phase": 0, "minutes": 30}
 
     def write(**changes):
@@ -69,10 +92,9 @@ def course(tmp_path, monkeypatch):
     write()
     monkeypatch.setenv("LABKIT_COURSE", str(root))
     monkeypatch.setenv("LABKIT_TIER", "cpu")
-    module = types.ModuleType("labkit.checks.lab98")
+    module = load_lab_module("98", "checks")
     module.check_1, module.check_2, module.check_3 = check_double, check_ten, check_gpu
     module.check_4 = check_double
-    monkeypatch.setitem(sys.modules, "labkit.checks.lab98", module)
     return write
 
 
@@ -154,7 +176,7 @@ def test_an_unknown_exercise_names_those_that_are_there(course):
 
 
 def test_an_exercise_without_a_check_is_an_error_and_no_pass(course, monkeypatch):
-    monkeypatch.delattr(sys.modules["labkit.checks.lab98"], "check_1")
+    monkeypatch.delattr(sys.modules["lab98.checks"], "check_1")
     with pytest.raises(CheckError, match="has no check"):
         check("98.1", double)
 
@@ -226,7 +248,7 @@ def test_leaving_python_and_a_deep_recursion_fail_like_other_exceptions():
 
 @pytest.mark.parametrize("body", ["while True: pass", "while True:\n  try: rows.append(x)\n  except Exception: pass"])
 def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body):
-    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.05)
+    monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.05)
     before = signal.getsignal(signal.SIGPROF)
     names = {}
     exec(f"def endless(x):\n rows = []\n {body}", names)
@@ -238,7 +260,7 @@ def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body)
 
 
 def test_time_in_which_the_function_only_waits_does_not_count(monkeypatch):
-    monkeypatch.setattr("labkit.checks._deadline.LIMIT_S", 0.1)
+    monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.1)
     def wait(x):
         time.sleep(0.15)
         return 2 * x
@@ -429,7 +451,7 @@ def test_a_check_that_crashes_is_never_a_pass(course, monkeypatch, capsys):
 
     # In the room of the checks, as a real one is: then the crash is the course's.
     code = check_1.__code__.replace(co_filename=labkit.checks.__file__)
-    monkeypatch.setattr(sys.modules["labkit.checks.lab98"], "check_1", types.FunctionType(code, globals()))
+    monkeypatch.setattr(sys.modules["lab98.checks"], "check_1", types.FunctionType(code, globals()))
     assert check("98.1", double).status == "failed"
     assert "the check itself stopped with IndexError" in capsys.readouterr().out
     monkeypatch.setenv("LABKIT_STRICT", "1")

@@ -66,7 +66,7 @@ def test_a_late_value_is_kept_once_however_often_the_cell_runs(capsys):
 
 def test_a_unit_cannot_write_into_the_page(monkeypatch):
     shown = []
-    monkeypatch.setattr("labkit.checks._predict.view_html", lambda html, text: shown.append((html, text)))
+    monkeypatch.setattr("labkit.checks.predictions.view_html", lambda html, text: shown.append((html, text)))
     predict("00.p1", 1, unit="<b>")
     assert "&lt;b&gt;" in shown[0][0] and "<b>" in shown[0][1]
 

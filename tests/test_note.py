@@ -5,8 +5,8 @@ import time
 import pytest
 
 from labkit.checks import note
-from labkit.checks._note import MAX_WORDS, MIN_WORDS, find_values, run_note
-from labkit.checks._numbers import Written, find_numbers, is_quoted
+from labkit.checks.finding import MAX_WORDS, MIN_WORDS, find_values, run_note
+from labkit.checks.numbers import Written, find_numbers, is_quoted
 from labkit.errors import CheckError
 from labkit.progress import load_events
 from labkit.results import save_record

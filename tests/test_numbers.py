@@ -13,7 +13,8 @@ The marker is an HTML comment, so no reader sees it. It holds three things, or f
     .1f                            how Python writes it: format(value, ".1f"); `,.0f` and `.1%` work too
 
 A number with a unit of speed or of a short time, such as `120 tok/s`, `12 ms` or `80 GB/s`, that has no marker fails.
-One that was not measured (a worked example, a definition, a simulated delay) stands in NOT_MEASURED, with the reason.
+One that was not measured (a worked example, a definition, a simulated delay) stands with its reason in numbers.txt in
+the lab's folder.
 """
 
 import csv
@@ -39,42 +40,17 @@ UNIT = (
 )
 MEASURED = re.compile(rf"(?<![\w.])(?P<number>\d[\d.,]*\d|\d)(?:\s|&nbsp;|-)?(?P<unit>{UNIT})")
 
-# File -> {"number unit" as it stands there: why it is no measurement}.
-_EXAMPLE_01 = "worked example of exercise 01.4: round numbers of an invented log"
-_SIMULATED_01 = "a delay that the simulated device of this lab is set to, not something that was observed"
-NOT_MEASURED: dict[str, dict[str, str]] = {
-    "solutions/src/01_measuring_honestly.py": {
-        "20 µs": _SIMULATED_01,
-        "10 ms": _SIMULATED_01,
-        "300 ms": _SIMULATED_01,
-        "50 ms": _SIMULATED_01,
-        "320 ms": "the true p99 of the distribution that the lab draws from, known by construction",
-        "50 tok/s": _EXAMPLE_01,
-        "40 tok/s": _EXAMPLE_01,
-        "500 times faster": "quotes a false claim, as an example of what a missing synchronization does",
-    },
-    "solutions/src/10_roofline.py": {
-        "1.5 ms": "worked example of section 4: a machine with round numbers",
-    },
-    "solutions/src/11_profiling.py": {
-        "10 ms": "the window of a worked example with two made-up streams",
-    },
-    "solutions/src/12_hf_vs_vllm.py": {
-        "8.72 ms": "what a tool that counts chunks reported: an example of others, not measured here",
-        "3.20 ms": "the true value in the same example of others, not measured here",
-    },
-    "solutions/src/13_scaling.py": {
-        "10 ms": "worked example of exercise 13.1: four round steps",
-        "6 ms": "an example of what a share of a time is, not observed",
-        "600 ms": "an example of what a share of a time is, not observed",
-        "20 ms": "the latency limit that the lab sets, a promise to a user",
-        "50 ms": "the latency limit in the break-it section, set, not observed",
-    },
-    "solutions/src/33_load_testing.py": {
-        "10 ms": "the bound on the client's send lag, a rule of the course",
-        "20 ms": "the delay that the simulated server is set to",
-    },
-}
+def load_not_measured():
+    """{file: {"number unit" as it stands there: why it is no measurement}} from numbers.txt in each lab's folder."""
+    found = {}
+    for path in sorted((ROOT / "solutions" / "src").glob("*/numbers.txt")):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+        source = path.with_name("lab.py").relative_to(ROOT).as_posix()
+        found[source] = dict(line.split(": ", maxsplit=1) for line in lines if line.strip())
+    return found
+
+
+NOT_MEASURED = load_not_measured()
 
 
 def load_prose():
@@ -82,7 +58,7 @@ def load_prose():
     # The table of the load tools is made from its record as a whole, and test_agreement.py compares it.
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     prose = {"README.md": re.sub(r"<!-- agreement -->.*?<!-- /agreement -->", "", readme, flags=re.DOTALL)}
-    for path in sorted((ROOT / "solutions" / "src").glob("[0-9][0-9]_*.py")):
+    for path in sorted((ROOT / "solutions" / "src").glob("[0-9][0-9]_*/lab.py")):
         lines, is_markdown = [], False
         for line in path.read_text(encoding="utf-8").splitlines():
             if line.startswith("# %%"):

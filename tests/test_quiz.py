@@ -10,7 +10,9 @@ from labkit.progress import append_event, load_course, load_events
 from labkit.quiz import MIN_WORDS, draw_questions, format_question, load_questions, quiz, run_quiz
 from labkit.views import CheckFailed
 
-BANKS = sorted(path.stem for path in (Path(__file__).resolve().parents[1] / "data" / "quiz").glob("*.json"))
+BANKS = sorted(
+    path.parent.name[:2] for path in (Path(__file__).resolve().parents[1] / "solutions" / "src").glob("*/quiz.json")
+)
 OPEN = (
     "A summary cannot be checked or compared again, samples can: from them anyone recomputes the median and its "
     "interval, sees outliers and drift, and tests a new question without measuring once more."
@@ -197,11 +199,11 @@ NUMERIC = CHOICE | {"kind": "numeric", "answer": 5, "tolerance": 0.1, "unit": "s
     ({"id": "50.q1"}, "kind"),
 ])  # fmt: skip
 def test_a_damaged_bank_is_an_error_that_names_the_fault(tmp_path, monkeypatch, entry, phrase):
-    for folder in ("labs", "labkit", "data/quiz"):
+    for folder in ("labs", "labkit", "solutions/src/50_made"):
         (tmp_path / "course" / folder).mkdir(parents=True)
-    (tmp_path / "course/data/quiz/50.json").write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
+    (tmp_path / "course/solutions/src/50_made/quiz.json").write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
     monkeypatch.setenv("LABKIT_COURSE", str(tmp_path / "course"))
-    with pytest.raises(CheckError, match="data/quiz/50.json is damaged") as caught:
+    with pytest.raises(CheckError, match="50_made/quiz.json is damaged") as caught:
         load_questions("50")
     assert phrase in str(caught.value)
 

@@ -1,10 +1,11 @@
-"""The command line of the builder: `python -m labkit.authoring [--check | execute NN]`."""
+"""The command line of the builder: `python -m labkit.authoring [--check | execute NN | new NN topic]`."""
 
 import argparse
 import sys
 
 from labkit.authoring.build import Report, build_labs, check_labs
 from labkit.authoring.execute import execute_solution
+from labkit.authoring.skeleton import make_skeleton
 from labkit.environment import find_course_root
 from labkit.errors import LabkitError
 
@@ -18,9 +19,17 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command")
     execute = commands.add_parser("execute", help="run one solution and store its outputs")
     execute.add_argument("number", help="two digits: 00")
+    new = commands.add_parser("new", help="write the skeleton of a lab and build it")
+    new.add_argument("number", help="two digits: 99")
+    new.add_argument("topic", help="lower case, words joined by underscores: flash_attention")
     options = parser.parse_args(arguments)
     try:
         root = find_course_root()
+        if options.command == "new":
+            folder = make_skeleton(root, options.number, options.topic)
+            print(f"{folder.relative_to(root)}: a skeleton that builds and runs. What is missing, by and by:")
+            print("    python -m labkit.authoring --check")
+            return _tell(build_labs(root))
         if options.command == "execute":
             path = execute_solution(root, options.number)
             print(f"{path.relative_to(root)}: executed and stored, {path.stat().st_size / 1000:.0f} KB.")

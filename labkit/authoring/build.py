@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.authoring.execute import Finding, check_solution
-from labkit.authoring.rules import PHASES, check_source
+from labkit.authoring.rules import PHASES, check_folder, check_source
 from labkit.authoring.source import Source, dump_notebook, find_calls, load_source, make_notebook
 from labkit.authoring.stored import has_run, is_edited, is_only_run, load_notebook
 from labkit.errors import LabkitError
@@ -30,8 +30,12 @@ class Report:
 
 def load_sources(root: Path) -> list[Source]:
     """Read every source in order of its number; LabkitError with all sentences when one breaks a rule."""
-    sources, problems = [], _name_strays(root)
-    for path in sorted((root / "solutions" / "src").glob("[0-9][0-9]_*.py")):
+    sources, problems = [], []
+    for path in sorted((root / "solutions" / "src").glob("*/lab.py")):
+        name = path.parent.name
+        if not re.match(r"\d\d_\w", name):  # it would be left out without a word
+            problems.append(f"solutions/src/{name}: a lab's folder is called NN_topic. Next: rename it.")
+            continue
         try:
             sources.append(load_source(path))
         except LabkitError as error:
@@ -39,18 +43,10 @@ def load_sources(root: Path) -> list[Source]:
     problems += [problem for source in sources for problem in check_source(source)]
     numbers = [source.number for source in sources]
     doubled = sorted({number for number in numbers if numbers.count(number) > 1})
-    problems += [f"solutions/src: two sources have the number {number}." for number in doubled]
+    problems += [f"solutions/src: two labs have the number {number}." for number in doubled]
     if problems:
         raise LabkitError("\n".join(problems), next_step="Mend the sources, then build again.")
     return sources
-
-
-def _name_strays(root: Path) -> list[str]:
-    """A lab under a name that is not NN_topic.py would be left out without a word."""
-    paths = (root / "solutions" / "src").glob("*.py")
-    strays = sorted(path.name for path in paths if not re.match(r"\d\d_|\.", path.name))  # editors make .files
-    step = "Next: rename it to NN_topic.py, or move it elsewhere."
-    return [f"solutions/src/{name}: is read by nobody, a source is called NN_topic.py. {step}" for name in strays]
 
 
 def make_course(sources: list[Source]) -> dict[str, Any]:
@@ -98,13 +94,16 @@ def check_labs(root: Path) -> Report:
     except LabkitError as error:
         return Report(problems=(str(error),), notes=())
     for source in sources:
+        problems += check_folder(source)
         for found in (_check_lab(root, source), check_solution(root, source)):
             problems += found.problems
             notes += found.notes
     names = {source.name for source in sources}
     for folder in ("labs", "solutions"):
         strangers = {path.stem for path in (root / folder).glob("[0-9][0-9]_*.ipynb") if not path.stem.endswith(".new")}
-        problems += [f"{folder}/{name}.ipynb: has no source. Next: remove it." for name in sorted(strangers - names)]
+        for name in sorted(strangers - names):  # a copy that a learner made is theirs
+            if _is_tracked(root, f"{folder}/{name}.ipynb"):
+                problems.append(f"{folder}/{name}.ipynb: has no source. Next: remove it.")
     course = root / "labs" / "course.json"
     if not course.exists() or _read_text(course) != _dump_course(sources):
         problems.append("labs/course.json: is not what the sources say. Next: python -m labkit.authoring")
@@ -151,7 +150,7 @@ def _check_lab(root: Path, source: Source) -> Finding:
 def _name_difference(present, *, made, source: Source) -> str:
     """Say how a lab differs from its source. The steps differ: a build leaves edits and outputs alone."""
     if is_edited(present):
-        return f"was edited, but labs are built. Next: bring the change to solutions/src/{source.path.name}."
+        return f"was edited, but labs are built. Next: bring the change to {source.label}."
     if is_only_run(present, made=made):
         return "holds outputs, but labs are stored without. Next: delete it, then python -m labkit.authoring"
     return "is not equal to its source. Next: python -m labkit.authoring"
@@ -183,6 +182,12 @@ def _committed_text(root: Path, name: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", errors="replace") if done.returncode == 0 else None
+
+
+def _is_tracked(root: Path, name: str) -> bool:
+    """Tell whether a file belongs to the course: git tracks it, or there is no git to say otherwise."""
+    is_checkout = (root / ".git").exists()
+    return not is_checkout or _committed_text(root, name) is not None
 
 
 def _exercise(metadata: dict[str, Any]) -> dict[str, Any]:

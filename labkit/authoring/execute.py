@@ -1,6 +1,6 @@
 """A solution is executed by a real kernel, cleaned of everything that belongs to one machine, and stamped.
 
-The stamp holds hashes of the source, of the labkit rooms that it imports, of the lock and of the list of labs. A
+The stamp holds hashes of the source, of the labkit modules that it imports, of the lock and of the list of labs. A
 changed source makes the solution stale; changes of the rest are only told: each release executes everything again.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.authoring.rooms import estimate_labs_hash, estimate_room_hashes, find_lock, hash_text
+from labkit.authoring.dependencies import estimate_labs_hash, estimate_module_hashes, find_lock, hash_text
 from labkit.authoring.rules import check_source
 from labkit.authoring.source import Source, dump_notebook, estimate_cells_hash, load_source, make_notebook
 from labkit.authoring.stored import load_notebook
@@ -71,7 +71,7 @@ def execute_solution(root: Path, number: str) -> Path:
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             raise LabkitError(
                 f"{path.relative_to(root)}: was not stored: {_last_line(error)}",
-                next_step=f"Mend solutions/src/{source.path.name}, then: make execute LAB={number}",
+                next_step=f"Mend {source.label}, then: make execute LAB={number}",
             ) from error
         clean_outputs(notebook, hidden={home: "LABKIT_HOME", str(root): ".", **_machine_paths()})
     notebook.metadata["labkit"]["executed"] = _stamp(root, source)
@@ -112,7 +112,7 @@ def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
 
 
 def check_solution(root: Path, source: Source) -> Finding:
-    """Say whether the stored solution belongs to this source (problem if not), rooms, lock and list of labs (note)."""
+    """Say whether a stored solution belongs to this source (if not, a problem) and to the rest of its stamp (a note)."""
     path = root / "solutions" / f"{source.name}.ipynb"
     again = f"Next: make execute LAB={source.number}"
     if not path.exists():
@@ -126,9 +126,10 @@ def check_solution(root: Path, source: Source) -> Finding:
         return Finding(problems=(f"solutions/{path.name}: its source has changed since it was executed. {again}",))
     if estimate_cells_hash(notebook) != estimate_cells_hash(make_notebook(source, kind="solution")):
         return Finding(problems=(f"solutions/{path.name}: its cells are not those of its source. {again}",))
-    before, now = stamp.get("rooms", {}), _stamp(root, source)
-    rooms = sorted(name for name in before.keys() | now["rooms"].keys() if before.get(name) != now["rooms"].get(name))
-    notes = [f"solutions/{path.name}: executed with older rooms: {', '.join(rooms)}."] if rooms else []
+    before, now = stamp.get("modules", {}), _stamp(root, source)
+    after = now["modules"]
+    changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
+    notes = [f"solutions/{path.name}: executed with older modules: {', '.join(changed)}."] if changed else []
     lock = f"requirements/{stamp.get('lock_file')}"
     if (root / lock).exists() and hash_text((root / lock).read_text(encoding="utf-8")) != stamp.get("lock"):
         notes.append(f"solutions/{path.name}: executed with an older {lock}.")
@@ -138,10 +139,10 @@ def check_solution(root: Path, source: Source) -> Finding:
 
 
 def _find_source(root: Path, number: str) -> Source:
-    paths = sorted((root / "solutions" / "src").glob("[0-9][0-9]_*.py"))
-    matching = [path for path in paths if path.stem[:2] == number]
+    paths = sorted((root / "solutions" / "src").glob("[0-9][0-9]_*/lab.py"))
+    matching = [path for path in paths if path.parent.name[:2] == number]
     if not matching:
-        known = ", ".join(path.stem[:2] for path in paths) or "none"
+        known = ", ".join(path.parent.name[:2] for path in paths) or "none"
         raise LabkitError(f"There is no source of lab {number!r}.", next_step=f"Use one of: {known}.")
     source = load_source(matching[0])
     problems = check_source(source)
@@ -155,7 +156,7 @@ def _stamp(root: Path, source: Source) -> dict[str, Any]:
     lock = find_lock(root)
     return {
         "source": source.hash,
-        "rooms": estimate_room_hashes(root, text=text, number=source.number),
+        "modules": estimate_module_hashes(root, text=text, folder=source.folder),
         "labs": estimate_labs_hash(root),
         "lock": hash_text(lock.read_text(encoding="utf-8")) if lock else None,
         "lock_file": lock.name if lock else None,

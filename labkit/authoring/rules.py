@@ -1,6 +1,7 @@
 """The anatomy of a notebook, as far as a program can see it. Each broken rule is one sentence with file and cell."""
 
 import ast
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -8,7 +9,7 @@ from collections.abc import Callable, Iterator
 from labkit.authoring.source import Cell, Source, find_calls
 from labkit.errors import LabkitError
 
-__all__ = ["PHASES", "check_source", "find_blocked_cells"]
+__all__ = ["PHASES", "check_folder", "check_source", "find_blocked_cells"]
 
 PHASES = (
     "bring-up",
@@ -24,6 +25,7 @@ _MAX_IMPORT_LINES = 24  # all imports stand in one cell, so their number is the 
 _MIN_HINTS = 2
 _DIFFICULTIES = range(1, 6)
 _NUM_QUIZ = 5
+_MIN_MISTAKES = 3  # known wrong answers of an exercise
 # The parts that every lab has, by the heading that opens them. (`measure` has no heading that all labs share.)
 _PARTS = {
     "# {number} · its title": r"^# {number} · \S",
@@ -59,6 +61,72 @@ def check_source(source: Source) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def check_folder(source: Source) -> list[str]:
+    """Return one sentence for each thing that the lab's folder still lacks: a check, mistakes, a question, text."""
+    problems = []
+    exercises = [str(card.metadata["exercise"]) for card in source.exercise_cards()]
+    place = source.label.removesuffix(source.path.name)
+    texts = {}
+    for name in ("lab.py", "checks.py", "mistakes.txt", "quiz.json"):
+        path = source.folder / name
+        texts[name] = path.read_text(encoding="utf-8") if path.is_file() else ""
+        if not texts[name].strip():
+            problems.append(f"{place}{name}: is missing or empty. Next: write it; lab 12 is the model.")
+        elif left := texts[name].count("TODO"):
+            line = texts[name][: texts[name].index("TODO")].count("\n") + 1
+            problems.append(f"{place}{name}: {left} times TODO, first in line {line}. Next: write what belongs there.")
+    problems += _check_checks(texts["checks.py"], exercises, f"{place}checks.py")
+    problems += _check_mistakes(texts["mistakes.txt"], exercises, f"{place}mistakes.txt")
+    problems += _check_questions(texts["quiz.json"], source, f"{place}quiz.json")
+    return problems
+
+
+def _check_checks(text: str, exercises: list[str], label: str) -> Iterator[str]:
+    try:
+        functions = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    except SyntaxError as error:
+        yield f"{label}: not valid Python: {error.msg}, line {error.lineno}. Next: mend it."
+        return
+    for exercise in exercises:
+        name = f"check_{exercise.partition('.')[2]}"
+        if name not in functions:
+            yield f"{label}: exercise {exercise} has no check. Next: write {name}()."
+
+
+def _check_mistakes(text: str, exercises: list[str], label: str) -> Iterator[str]:
+    """The first level of indentation is a wrong answer; `&` and deeper lines belong to the one above, `=` is right."""
+    counts, current, is_right = Counter(), "", False
+    for line in text.splitlines():
+        if header := re.fullmatch(r"\[(.+)\]", line):
+            current = header[1]
+            counts[current] += 0
+        elif line[:1].strip() and not line.startswith("#"):
+            is_right = line.startswith("=")
+        elif re.match(r" {4}(?![ &])", line) and not is_right:
+            counts[current] += 1
+    for name in counts.keys() - set(exercises):
+        yield f"{label}: [{name}] is not an exercise of this lab. Next: {_known(set(exercises))}"
+    for exercise in exercises:
+        if counts[exercise] < _MIN_MISTAKES:
+            yield (
+                f"{label}: {counts[exercise]} wrong answers of exercise {exercise}, expected {_MIN_MISTAKES} or more. "
+                "Next: write down what a learner would get wrong, each with its sentence."
+            )
+
+
+def _check_questions(text: str, source: Source, label: str) -> Iterator[str]:
+    try:
+        found = {str(question["id"]) for question in json.loads(text or "{}").get("questions", [])}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        yield f"{label}: cannot be read ({type(error).__name__}: {error}). Next: mend it."
+        return
+    asked = {name for cell in _code(source) for name in find_calls(cell, "quiz")}
+    for name in sorted(asked - found):
+        yield f"{label}: question {name} is asked by the lab and is not here. Next: write it."
+    for name in sorted(found - asked):
+        yield f"{label}: question {name} is never asked. Next: add quiz({name!r}) to the lab, or take it out."
+
+
 def find_blocked_cells(source: Source) -> set[str]:
     """Places of the cells in a blocked section: from a card with blocked_on to the next card or `## ` heading."""
     blocked, is_blocked = set(), False
@@ -79,13 +147,13 @@ def _header(source: Source) -> Iterator[str]:
     phase = source.header["phase"]
     if phase not in range(len(PHASES)):
         yield (
-            f"solutions/src/{source.path.name}: the header says phase {phase!r}, expected 0 to {len(PHASES) - 1}. "
+            f"{source.label}: the header says phase {phase!r}, expected 0 to {len(PHASES) - 1}. "
             "Next: write the number of its phase."
         )
 
 
 def _parts(source: Source) -> Iterator[str]:
-    label = f"solutions/src/{source.path.name}"
+    label = source.label
     prose = "\n".join(cell.text for cell in source.cells if cell.kind == "markdown")
     for heading, pattern in _PARTS.items():
         if not re.search(pattern.format(number=source.number), prose, flags=re.MULTILINE):
@@ -219,7 +287,7 @@ def _uses(source: Source) -> Iterator[str]:
     completions = [name for cell in _code(source) for name in find_calls(cell, "complete")]
     if completions != [source.number]:
         yield (
-            f"solutions/src/{source.path.name}: complete() is called for {completions or 'no lab'}. "
+            f"{source.label}: complete() is called for {completions or 'no lab'}. "
             f'Next: end the notebook with exactly one complete("{source.number}").'
         )
 

@@ -1,4 +1,4 @@
-"""One source file becomes two notebooks: cells are read, solution regions are cut out, ids are made from content.
+"""One source, solutions/src/NN_topic/lab.py, becomes two notebooks: solutions are cut out, ids come from content.
 
 ### BEGIN SOLUTION                            in labs/: raise NotImplementedError("exercise 00.1: your code here")
 ### BEGIN SOLUTION stub: answer = None        in labs/: answer = None
@@ -98,7 +98,15 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A source file, read: `name` is NN_topic, `header` its labkit metadata, `cells` in order, `hash` of the text."""
+    """The source of a lab, read.
+
+    Attributes:
+        path: its file, solutions/src/NN_topic/lab.py.
+        name: NN_topic, the name of its folder.
+        header: its labkit metadata.
+        cells: its cells, in order.
+        hash: of its text.
+    """
 
     path: Path
     name: str
@@ -108,8 +116,18 @@ class Source:
 
     @property
     def number(self) -> str:
-        """Two digits, as in the file's name."""
+        """Two digits, as in the folder's name."""
         return self.name[:2]
+
+    @property
+    def folder(self) -> Path:
+        """Everything that belongs to the lab: lab.py, checks.py, mistakes.txt, quiz.json, pictures."""
+        return self.path.parent
+
+    @property
+    def label(self) -> str:
+        """The source's path from the course's root, for messages."""
+        return f"solutions/src/{self.name}/{self.path.name}"
 
     def exercise_cards(self) -> list[Cell]:
         """The Markdown cells that open an exercise."""
@@ -125,9 +143,9 @@ def _parse(text: str):
 
 
 def load_source(path: Path) -> Source:
-    """Read one jupytext percent file; LabkitError when it cannot be read or its header does not fit its name."""
-    name = Path(path).stem
-    label = f"solutions/src/{Path(path).name}"
+    """Read solutions/src/NN_topic/lab.py; LabkitError when it cannot be read or its header does not fit its folder."""
+    name = Path(path).parent.name
+    label = f"solutions/src/{name}/{Path(path).name}"
     text, notebook = _read(Path(path), label=label)
     header = notebook.metadata.get("labkit") or {}
     if not isinstance(header, dict):
@@ -143,7 +161,7 @@ def load_source(path: Path) -> Source:
         )
     if str(header["number"]) != name[:2]:
         raise LabkitError(
-            f"{label}: the header says lab {header['number']!r}, the file name says {name[:2]!r}.",
+            f"{label}: the header says lab {header['number']!r}, its folder says {name[:2]!r}.",
             next_step='Use one number everywhere (quoted in the header: "00").',
         )
     cells = tuple(
@@ -191,7 +209,7 @@ def make_notebook(source: Source, *, kind: str):
         text = cell.text if cell.kind != "code" else cell.lab_text() if kind == "lab" else cell.solution_text()
         make = v4.new_markdown_cell if cell.kind == "markdown" else v4.new_code_cell
         notebook.cells.append(make(text.strip("\n"), metadata=_cell_metadata(cell)))
-    url = load_repository(source.path.resolve().parents[2]) if kind == "lab" else None
+    url = load_repository(source.path.resolve().parents[3]) if kind == "lab" else None
     if url:
         _add_hosted(notebook, url, name=source.name)
     for made in notebook.cells:

@@ -9,10 +9,10 @@ predict("00.p1", 100, unit="tok/s")     store a guess before the measurement
 reveal("00.p1", 74.6, unit="tok/s")     show it beside the measurement
 """
 
-from labkit.checks._gate import complete, ready
-from labkit.checks._note import note
-from labkit.checks._predict import predict, reveal
-from labkit.checks._reference import use_reference
-from labkit.checks._run import check
+from labkit.checks.completion import complete, ready
+from labkit.checks.finding import note
+from labkit.checks.judge import check
+from labkit.checks.predictions import predict, reveal
+from labkit.checks.reference import use_reference
 
 __all__ = ["check", "complete", "note", "predict", "ready", "reveal", "use_reference"]

@@ -7,9 +7,8 @@ import math
 
 import numpy as np
 
-from labkit.checks._learner import LearnerFunction
-from labkit.checks._traces import shorten
-from labkit.checks._words import fail
+from labkit.checks.cases import fail
+from labkit.checks.learner import LearnerFunction, shorten
 
 __all__ = ["expect_poisson"]
 

@@ -1,6 +1,6 @@
 """FLOPs and bytes of one decode step: hand-worked configurations, an oracle, and what each wrong count would say."""
 
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = ["STEPS", "STEP_MISTAKES", "count_step", "draw_config"]
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.checks._llama import make_weights, run_decoder
-from labkit.checks._traces import shorten
-from labkit.checks._watch import TOLERANCE, is_close
-from labkit.checks._words import fail
+from labkit.checks.cases import fail
 from labkit.checks.decoder import Weights, load_weights
+from labkit.checks.learner import shorten
+from labkit.checks.tensors import TOLERANCE, is_close
 from labkit.models.description import find_models_folder
 
 __all__ = ["expect_decoder", "expect_no_memory", "expect_saving", "expect_transformers", "list_cases"]

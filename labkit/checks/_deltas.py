@@ -2,7 +2,7 @@
 
 import random
 
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = ["READ_CASES", "READ_MISTAKES", "draw_read_cases", "make_reader"]
 

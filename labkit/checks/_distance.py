@@ -5,9 +5,8 @@ import statistics
 from types import SimpleNamespace
 from typing import NoReturn
 
-from labkit.checks._learner import tidy
-from labkit.checks._traces import shorten
-from labkit.checks._words import expect_fields, fail
+from labkit.checks.cases import expect_fields, fail
+from labkit.checks.learner import shorten, tidy
 from labkit.stats import estimate_percentile_interval
 
 __all__ = ["FIELDS", "MADE", "NAMES", "expect_distance", "judge_record"]

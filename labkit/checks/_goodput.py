@@ -2,7 +2,7 @@
 
 import random
 
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = ["KNEE_CASES", "KNEE_MISTAKES", "draw_knee_cases", "make_knee"]
 

@@ -1,6 +1,6 @@
 """Exercise 11.3: sizes of a model and its cache whose four parts are known, and the classic mistakes."""
 
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = ["KEYS", "MEMORY", "MEMORY_MISTAKES", "make_memory_case"]
 

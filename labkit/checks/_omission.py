@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = ["RUN_CASES", "RUN_MISTAKES", "make_judge"]
 

@@ -6,9 +6,8 @@ A made-up profile is laid out from trees (name, own seconds, children): a call d
 import math
 from collections.abc import Callable, Iterator
 
-from labkit.checks._learner import tidy
-from labkit.checks._traces import shorten
-from labkit.checks._words import expect_answer, fail
+from labkit.checks.cases import expect_answer, fail
+from labkit.checks.learner import shorten, tidy
 from labkit.errors import LabkitError
 from labkit.profiling.events import Event
 from labkit.profiling.puzzle import estimate_plant, format_calls, load_calls, load_learner

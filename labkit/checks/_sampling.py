@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from labkit.checks._learner import LearnerRaised
-from labkit.checks._words import fail
+from labkit.checks.cases import fail
+from labkit.checks.learner import LearnerRaised
 
 __all__ = [
     "count_draws",

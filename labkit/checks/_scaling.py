@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 
 from labkit.checks._student import T_95, estimate_ends
-from labkit.checks._words import Case
+from labkit.checks.cases import Case
 
 __all__ = [
     "BATCHES", "BATCH_MISTAKES", "FITS", "FIT_MISTAKES", "SPOTS", "SPOT_MISTAKES", "choose", "draw_batches",

@@ -5,10 +5,9 @@ import random
 import statistics
 from functools import partial
 
-from labkit.checks._learner import LearnerFunction, tidy
 from labkit.checks._student import estimate_ends
-from labkit.checks._traces import shorten
-from labkit.checks._words import expect_answer, fail
+from labkit.checks.cases import expect_answer, fail
+from labkit.checks.learner import LearnerFunction, shorten, tidy
 from labkit.stats import compare
 
 __all__ = ["MADE_ROUNDS", "WORDS", "draw_rounds", "expect_tuning", "judge_rounds"]

@@ -16,9 +16,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from labkit.checks._learner import tidy
-from labkit.checks._traces import shorten
-from labkit.checks._words import expect_answer, fail
+from labkit.checks.cases import expect_answer, fail
+from labkit.checks.learner import shorten, tidy
 from labkit.errors import CheckError
 from labkit.progress import load_course
 from labkit.results import Record, load_records, verify_record

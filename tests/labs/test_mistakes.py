@@ -1,0 +1,88 @@
+"""All labs at once: the reference passes, the stub is "not attempted", and each entry of mistakes.txt holds:
+a known mistake fails with its sentence, another right answer passes.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from labkit.checks.judge import judge
+from labkit.checks.learner import LIMIT_S
+from labkit.checks.mistakes import load_mistakes
+from labkit.checks.reference import load_reference, make_names
+
+ROOT = Path(__file__).resolve().parents[2]
+COURSE = json.loads((ROOT / "labs" / "course.json").read_text(encoding="utf-8"))
+EXERCISES = [exercise["id"] for lab in COURSE["labs"] for exercise in lab["exercises"]]
+STUB = "raise NotImplementedError('exercise: your code here')"
+# What a learner leaves who has not begun: the body of a function.
+UNTOUCHED = (STUB, "pass", "...", "'a docstring'", "return None", f"print('thinking')\n    {STUB}")
+MIN_MISTAKES = 3  # for each exercise
+
+
+def mark(exercise):
+    """Quick unless the lab's cells compute with torch."""
+    reference = load_reference(exercise)
+    return [pytest.mark.slow] if re.search(r"^import torch|transformers", reference.imports, re.MULTILINE) else []
+
+
+def list_mistakes():
+    for exercise in EXERCISES:
+        for mistake in load_mistakes(exercise):
+            yield pytest.param(mistake, id=f"{exercise}-line{mistake.line}", marks=mark(exercise))
+
+
+every_exercise = pytest.mark.parametrize(
+    "exercise", [pytest.param(exercise, id=exercise, marks=mark(exercise)) for exercise in EXERCISES]
+)
+
+
+def answer(exercise, code=None):
+    reference = load_reference(exercise)
+    return eval(reference.answer, make_names(reference, code))
+
+
+@every_exercise
+def test_the_reference_solution_passes_and_says_what_was_found(exercise):
+    outcome = judge(exercise, answer(exercise))
+    assert outcome.status == "passed", outcome.sentence
+    assert outcome.sentence
+
+
+@every_exercise
+@pytest.mark.parametrize("body", UNTOUCHED)
+def test_an_untouched_stub_is_not_attempted(exercise, body):
+    reference = load_reference(exercise)
+    if not callable(answer(exercise)) and not isinstance(answer(exercise), tuple):  # an answer that is a value
+        assert judge(exercise, None).status == judge(exercise, ...).status == "not attempted"
+        return
+    names = {}
+    for name in reference.answer_names:
+        exec(f"def {name}(*args, **kwargs):\n    {body}\n", names)
+    functions = tuple(names[name] for name in reference.answer_names)
+    stub = functions if len(functions) > 1 else functions[0]
+    assert judge(exercise, stub).status == "not attempted"
+
+
+@pytest.mark.parametrize("mistake", list(list_mistakes()))
+def test_an_entry_of_mistakes_does_what_it_says(mistake):
+    outcome = judge(mistake.exercise, answer(mistake.exercise, mistake.code))
+    if mistake.kind == "right":
+        assert outcome.status == "passed", outcome.sentence
+    else:
+        assert outcome.status == "failed", outcome
+        assert mistake.sentence in outcome.sentence, outcome.sentence
+
+
+@every_exercise
+def test_an_exercise_has_known_mistakes_and_no_sentence_twice(exercise):
+    mistakes = load_mistakes(exercise)
+    wrong = [one for one in mistakes if one.kind != "right"]
+    assert len(wrong) >= MIN_MISTAKES, f"mistakes.txt has {len(wrong)} wrong answers of {exercise}"
+    assert len({one.code for one in mistakes}) == len(mistakes), "the same change stands there twice"
+
+
+def test_a_check_stops_a_loop_without_end_later_than_any_test_here_takes():
+    assert LIMIT_S >= 5
