@@ -137,7 +137,7 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch,
     "url",
     ["http://h:99999", "http://h:abc", "http://h:0", "http://[::1", "http://a..b", "http://h/\u2192", "ftp://h", ""],
 )
-def test_an_address_that_is_none_is_one_line_and_exit_code_2(capsys, url):
+def test_an_invalid_url_is_one_line_and_exit_code_2(capsys, url):
     code, output = run(capsys, "load", url, "--rate", 5, "--requests", 1)
     assert code == 2 and "This is not the URL of a server" in output.err and output.err.count("\n") == 1
 
@@ -184,7 +184,7 @@ def test_no_file_of_a_run_holds_what_was_secret_in_its_command(capsys, server, t
     assert " ".join(command).count("[redacted]") == 2
 
 
-def test_a_server_that_is_not_there_is_said_before_the_run(capsys, tmp_path):
+def test_a_missing_server_is_reported_before_the_run(capsys, tmp_path):
     code, said = run(capsys, "load", "http://127.0.0.1:9", "--rate", 5)
     assert code == 2 and "Nobody answers" in said.err
 

@@ -7,7 +7,7 @@ from labkit.load.bench import ClientProbe, measure_ceilings, measure_client, mea
 from labkit.load.noop import read_write_times, run_noop
 
 
-def test_the_instants_of_the_server_are_read_back():
+def test_the_write_times_of_the_server_are_read_back():
     body = b'data: {"choices":[{"text":"12.5000000"}]}\n\ndata: {"choices":[{"text":"13.25"}]}\n\ndata: [DONE]\n\n'
     assert read_write_times(body) == [12.5, 13.25] and read_write_times(b"") == []
 

@@ -26,7 +26,7 @@ def refuse(status=503, retry_after=None, at_s=0.01):
 
 
 def simulate(plan, script, *, stalls=(), stop_at_s=None, **options):
-    """Run a plan in virtual time; `stalls`: (instant, seconds) at which the client is busy. Returns (run, server)."""
+    """Run a plan in virtual time; `stalls`: (time, seconds) when the client is busy. Returns (run, server)."""
 
     async def main():
         loop, server, stop = asyncio.get_running_loop(), SimulatedServer(script), asyncio.Event()
@@ -59,7 +59,7 @@ def test_case_1_through_the_whole_client():
     assert verdict.is_valid, str(verdict)
 
 
-def test_case_10_a_server_stall_delays_no_request():
+def test_case_10_a_server_stall_does_not_delay_sending():
     """The server does nothing from 2 s to 4 s; the client goes on sending 50 a second."""
 
     def script(number, now_s, body):

@@ -72,7 +72,7 @@ def test_chat_and_an_address_with_a_path():
     assert len(messages[0]["content"].split()) == 4
 
 
-def test_nobody_listens():
+def test_a_port_without_a_server_refuses():
     records = send(f"http://127.0.0.1:{find_free_port()}")
     assert {record.cause for record in records} == {"refused"} and len(records) == 6
 
@@ -348,7 +348,7 @@ def test_nothing_secret_is_in_a_report(tmp_path):
     assert result.records[0].cause == "error event" and '"top_k": 1' in text
 
 
-def test_the_warm_up_is_not_measured_and_shares_no_prompt():
+def test_the_warm_up_is_not_measured_and_uses_other_prompts():
     warmup = draw_closed_plan(num_clients=1, requests_per_client=3, prompt=4, output=1, seed=99)
     with run_fake_inside(QUICK) as server:
         result = load(server, warmup=warmup)

@@ -26,7 +26,7 @@ ONE = make(3.0, 3.0, 3.0, [(3.5, "content", 1), (3.5, "done", None)], end_s=3.5,
 
 
 def write_answer(log, *, api="completions"):
-    """The HTTP answer that gives this log: (instant, bytes) of each read."""
+    """Return the HTTP answer that gives this log: (time, bytes) of each read."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     reads = []
     for event in log.events:
@@ -80,7 +80,7 @@ def test_ends_and_throughputs_by_hand():
     assert guidellm["tok_per_s"] == pytest.approx([10 / (3.8 - 1.6)])
 
 
-def test_one_token_has_no_gap_and_no_tpot_but_one_that_includes_the_ttft():
+def test_one_token_has_no_gap_and_a_tpot_only_if_it_includes_the_ttft():
     assert estimate_as("vllm bench serve", [ONE])["tpot"] == estimate_as("aiperf", [ONE])["itl"] == []
     assert estimate_as("guidellm", [ONE])["tpot"] == pytest.approx([0.5])
     assert build(ONE).tpot_s is None
@@ -94,7 +94,7 @@ def test_every_word_that_a_tool_reports_is_defined_and_the_others_are_not_there(
         estimate_as("jmeter", [A])
 
 
-def test_nothing_counted_is_nothing_and_no_error():
+def test_no_counted_event_gives_no_sample_and_no_error():
     silent = make(0.0, 0.0, 0.0, [(1.0, "usage", 0), (1.0, "done", None)], end_s=1.0, num=0)
     for name in TOOLS:
         assert all(samples == [] for samples in estimate_as(name, [silent]).values())
@@ -162,7 +162,7 @@ def test_one_server_and_three_ttfts():
     assert (vllm - guidellm).max() > 1e-4
 
 
-def test_a_chunk_is_not_a_token_where_the_server_speculates():
+def test_a_chunk_is_not_a_token_if_the_server_speculates():
     logs = load_recorded("speculation")
     assert sum(log.num_output_tokens for log in logs) > 1.1 * sum(len(log.list_arrivals("content")) for log in logs)
     ours = np.mean([gap for log in logs for gap in build(log).itl_s])

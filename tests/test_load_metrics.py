@@ -115,7 +115,7 @@ def test_a_short_run_has_no_steady_window():
     assert estimate_metrics([A]).steady is None
 
 
-def test_percentiles_are_numpys_and_missing_where_n_is_too_small():
+def test_percentiles_are_numpys_and_missing_if_n_is_too_small():
     records = regular(200)
     lags = np.random.default_rng(1).exponential(0.01, 200)
     records = [make(r.number, r.scheduled_s, r.sent_s + lag, r.chunks) for r, lag in zip(records, lags, strict=True)]

@@ -217,7 +217,7 @@ def test_every_bound_says_why(said):
 
 
 def test_a_late_tail_is_judged_beside_the_waits_that_are_measured():
-    """20 ms of lag at p99 spoil a TTFT of 50 ms; beside one of 3 s they are nothing."""
+    """20 ms of lag at p99 spoil a TTFT of 50 ms, but not one of 3 s."""
     late = [
         dataclasses.replace(r, sent_s=r.scheduled_s + 0.02) if k % 40 == 0 else r for k, r in enumerate(make_records())
     ]
@@ -277,7 +277,7 @@ def test_a_report_says_everything_and_its_json_is_plain(tmp_path):
     assert len((tmp_path / "run" / "requests.jsonl").read_text().splitlines()) == 400
 
 
-def test_where_n_is_too_small_there_is_no_number():
+def test_no_number_is_shown_if_n_is_too_small():
     text = format_report(make_result(make_records(58)))
     row = next(line for line in text.splitlines() if line.startswith("ttft "))
     assert row.count("n too small") == 2  # p95 and p99; p90 needs 29

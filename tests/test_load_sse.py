@@ -22,7 +22,7 @@ STREAMS = WHOLE_LINES | st.lists(st.one_of(PIECES, st.binary(max_size=4)), max_s
 def read_slowly(stream):
     """Return the data of all events of a whole stream, by the text of the standard."""
     stream = stream.removeprefix(b"\xef\xbb\xbf")
-    lines = re.split(b"\r\n|\n|\r", stream)[:-1]  # what follows the last line end is no line yet
+    lines = re.split(b"\r\n|\n|\r", stream)[:-1]  # what follows the last line end is not a line yet
     events, data = [], None
     for line in lines:
         if line == b"":
@@ -66,7 +66,7 @@ def test_every_single_cut_gives_the_events_of_the_whole_stream():
     assert feed(STREAM, range(len(STREAM))) == EVENTS  # byte by byte
 
 
-def test_an_event_ends_with_its_blank_line_and_not_with_the_byte_behind_it():
+def test_an_event_ends_with_its_blank_line_and_not_with_the_byte_after_it():
     parser = SseParser()
     assert parser.feed(b"data: a\r\n\r") == ["a"]  # a CR ends the line, whether or not an LF follows
     assert parser.feed(b"\ndata: b\n\n") == ["b"]

@@ -59,7 +59,7 @@ def test_a_chunk_of_several_tokens_counts_all_of_them():
     assert run.records[0].num_output_tokens == 10
 
 
-def test_events_without_a_token_are_no_chunks():
+def test_events_without_a_token_are_not_chunks():
     steps = (Step("role"), Step("comment"), Step("text", 0.05, "a"), Step("usage"), Step("text", 0.02, "b"))
     run, _ = run_on(FakePlan(replies=(Reply((*steps, Step("done")), newline="\r\n"),)), [Request((1,), 2)])
     assert count_tokens(run.records[0]) == [1, 1]

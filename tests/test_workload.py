@@ -216,7 +216,7 @@ def test_constant_arrivals_are_equally_far_apart():
     assert draw_arrivals("constant", rate_per_s=3, duration_s=7).size == 21
 
 
-def test_a_ramp_has_the_rate_of_its_instant():
+def test_a_ramp_has_the_rate_of_its_time():
     times = draw_arrivals("ramp", rate_per_s=10, end_rate_per_s=90, duration_s=400, seed=1)
     assert times.size == pytest.approx(50 * 400, rel=0.03)
     counts, _ = np.histogram(times, bins=4, range=(0, 400))
@@ -268,7 +268,7 @@ def test_lengths_are_read_from_their_text():
 @pytest.mark.parametrize(
     "text", ["", "x", "0", "uniform:9:4", "uniform:4", "lognormal:64", "normal:3:1", "fixed:1:2:3"]
 )
-def test_no_lengths_are_an_error(text):
+def test_invalid_lengths_are_an_error(text):
     with pytest.raises(LabkitError, match="is not a distribution"):
         read_lengths(text)
 
@@ -372,7 +372,7 @@ def test_the_rate_changes_no_length_and_no_prompt():
     assert slow.chains[3].start_s == pytest.approx(fast.chains[3].start_s * 9 / 2)
 
 
-def test_prompts_share_no_beginning_unless_they_are_of_sessions():
+def test_only_prompts_of_sessions_share_a_beginning():
     plan = draw_open_plan(rate_per_s=50, num_requests=200, prompt=20)
     assert len({row[6][:4] for row in rows_of(plan)}) == 200
     sessions = draw_session_plan(rate_per_s=5, num_requests=4, turns=3, shared=10, prompt=5, output=7)

@@ -47,7 +47,7 @@ _OPTIONS = (
 
 
 class Idle(User):
-    """Locust wants a user; the plan is followed beside it."""
+    """Locust needs a user; the client runs next to it."""
 
     wait_time = constant(1)
 

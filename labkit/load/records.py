@@ -46,7 +46,7 @@ class Chunk(NamedTuple):
     Attributes:
         at_s: its arrival.
         num_tokens: its tokens; None if unknown.
-        kind: "text", "reasoning", "tool", or "silent" (tokens without text, where the reader counts them).
+        kind: "text", "reasoning", "tool", or "silent" (tokens without text, if the reader counts them).
     """
 
     at_s: float

@@ -170,7 +170,7 @@ def _find_difference(record: RequestRecord) -> str:
     if "no [DONE]" in record.notes:
         return "the stream ended before [DONE]"
     if record.source != "chunk usage":
-        return "the server sends no running usage, so nobody knows the tokens of a chunk"
+        return "the server sends no running usage, so the tokens of a chunk are unknown"
     if seen != asked:
         return (
             f"{asked[0]} prompt and {asked[1]} output tokens were asked for, the server counts {seen[0]} and {seen[1]}"

@@ -215,7 +215,7 @@ class HttpTransport:
     """Sends requests to one server, over as many connections as are in use at once."""
 
     def __init__(self, base_url: str, *, headers: Mapping[str, str] | None = None) -> None:
-        """`base_url`: http or https, host, port, and what stands before "/v1"; proxies are not used."""
+        """`base_url`: http or https, host, port, and the path before "/v1"; proxies are not used."""
         address = urlsplit(base_url if "://" in base_url else f"http://{base_url}")
         if address.scheme not in ("http", "https") or not address.hostname:
             raise LabkitError(f"{base_url!r} is not the URL of a server.", next_step="write http://HOST:PORT.")
@@ -344,7 +344,7 @@ class _Connection(asyncio.Protocol):
         if self._exchange is not None:
             self._exchange.take(data)
         else:
-            self.is_usable = False  # nobody asked for this
+            self.is_usable = False  # it was not asked for
 
     def connection_lost(self, error: Exception | None) -> None:
         """Called by the event loop at the end."""

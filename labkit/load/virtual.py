@@ -2,7 +2,7 @@
 
 `run_virtual(main())` runs a coroutine on such a loop. Sleeping costs nothing, every time is exact, and the same program
 gives the same result. `SimulatedServer` answers in that time; `loop.stall(1.0)` is a client that was busy with
-something else for a second. Whatever shows a number made here says that it is simulated.
+something else for a second. Every number from here must be labelled as simulated.
 """
 
 import asyncio

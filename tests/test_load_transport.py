@@ -1,4 +1,4 @@
-"""labkit.load.http1: where an answer ends and what its body is, wherever the reads are cut."""
+"""labkit.load.transport.ResponseReader: where an answer ends and what its body is, wherever the reads are cut."""
 
 import pytest
 from hypothesis import given, settings
@@ -44,7 +44,7 @@ def test_no_answer_is_complete_before_its_last_byte(name):
     assert not reader.close()
 
 
-def test_bytes_behind_the_end_are_kept_apart():
+def test_bytes_after_the_end_are_noticed():
     for stream, _ in ANSWERS.values():
         reader = ResponseReader()
         reader.feed(stream + b"HTTP/1.1 2")
@@ -66,7 +66,7 @@ def test_a_body_without_length_ends_with_the_connection():
         (b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\n", True),
     ],
 )
-def test_whether_the_connection_lives_on(head, keeps):
+def test_whether_the_connection_is_kept(head, keeps):
     reader = ResponseReader()
     reader.feed(head + b"Content-Length: 0\r\n\r\n")
     assert reader.is_complete and reader.keeps_alive is keeps
@@ -84,6 +84,6 @@ def test_whether_the_connection_lives_on(head, keeps):
         b"HTTP/1.1 200 OK\r\nX: " + b"1" * 70_000,
     ],
 )
-def test_what_is_no_http_is_an_error(stream):
+def test_what_is_not_http_is_an_error(stream):
     with pytest.raises(LabkitError):
         ResponseReader().feed(stream)
