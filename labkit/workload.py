@@ -700,12 +700,15 @@ def draw_closed_plan(
         raise LabkitError(
             "A closed loop needs at least one client and an end.", next_step="give requests_per_client or duration_s."
         )
-    drawer = _Drawer(read_lengths(prompt), read_lengths(output), think_s, seed, ids, num_clients)
+    prompt, output = read_lengths(prompt), read_lengths(output)
     num = _ENDLESS if requests_per_client is None else requests_per_client
-    chains = tuple(Chain(client, 0.0, _Requests(drawer, client, num)) for client in range(num_clients))
+    chains = tuple(
+        Chain(client, 0.0, _ClientRequests(prompt, output, think_s, seed, ids, num_clients, client, num))
+        for client in range(num_clients)
+    )
     parameters = {
         "num_clients": num_clients, "requests_per_client": requests_per_client, "think_s": think_s,
-        "prompt": str(drawer.prompt), "output": str(drawer.output), "seed": seed,
+        "prompt": str(prompt), "output": str(output), "seed": seed,
     }  # fmt: skip
     return LoadPlan(chains, "closed", f"{num_clients} clients", parameters, duration_s=duration_s)
 
@@ -752,8 +755,8 @@ _ENDLESS = 10**9
 
 
 @dataclass(frozen=True, slots=True)
-class _Drawer:
-    """Draws request k of client c of a closed loop from its own stream, so in any order."""
+class _ClientRequests(Sequence):
+    """The requests of one client of a closed loop, each drawn from its own stream when it is asked for."""
 
     prompt: Lengths
     output: Lengths
@@ -761,20 +764,6 @@ class _Drawer:
     seed: int
     ids: tuple[int, int]
     num_clients: int
-
-    def draw(self, client: int, k: int) -> Request:
-        stream = np.random.default_rng((self.seed, _LENGTHS, client, k))
-        num_in, num_out = (int(one.draw(1, stream)[0]) for one in (self.prompt, self.output))
-        think_s = float(stream.exponential(self.think_s)) if self.think_s and k else 0.0
-        prompt_ids = DrawnPrompt((((_PROMPTS, client, k), num_in),), self.seed, self.ids)
-        return Request(prompt_ids, num_out, number=client + k * self.num_clients, turn=k, think_s=think_s)
-
-
-@dataclass(frozen=True, slots=True)
-class _Requests(Sequence):
-    """The requests of one client, drawn when they are asked for."""
-
-    drawer: _Drawer
     client: int
     num: int
 
@@ -784,7 +773,11 @@ class _Requests(Sequence):
     def __getitem__(self, k: int) -> Request:
         if not 0 <= k < self.num:
             raise IndexError(k)
-        return self.drawer.draw(self.client, k)
+        stream = np.random.default_rng((self.seed, _LENGTHS, self.client, k))
+        num_in, num_out = (int(one.draw(1, stream)[0]) for one in (self.prompt, self.output))
+        think_s = float(stream.exponential(self.think_s)) if self.think_s and k else 0.0
+        prompt_ids = DrawnPrompt((((_PROMPTS, self.client, k), num_in),), self.seed, self.ids)
+        return Request(prompt_ids, num_out, number=self.client + k * self.num_clients, turn=k, think_s=think_s)
 
 
 def _stream(seed: int, purpose: int) -> np.random.Generator:
@@ -793,4 +786,6 @@ def _stream(seed: int, purpose: int) -> np.random.Generator:
 
 def _first(requests: Sequence[Request]) -> Iterator[Request]:
     """Return all requests of a chain, or the first four if they are drawn on demand."""
-    return (requests[k] for k in range(min(4, len(requests)))) if isinstance(requests, _Requests) else iter(requests)
+    return (
+        (requests[k] for k in range(min(4, len(requests)))) if isinstance(requests, _ClientRequests) else iter(requests)
+    )

@@ -208,7 +208,8 @@ def simulate_load(url, plan, *, model, slo, **options):
 
 def test_the_search_ends_with_a_rate(capsys, monkeypatch):
     monkeypatch.setattr(runner, "run_load", simulate_load)
-    call = ("load", "http://127.0.0.1:9", "--model", "m", "--rate", 8, "--search", "--duration", 15, "--slo", "ttft=0.5")
+    rate = ("--rate", 8, "--duration", 15, "--search")
+    call = ("load", "http://127.0.0.1:9", "--model", "m", *rate, "--slo", "ttft=0.5")
     code, said = run(capsys, *call, "--prompt", 4, "--output", 1)
     assert code == 0 and said.out.count("req/s:") >= 3 and "req/s keeps the SLO" in said.out
     rate_per_s = float(said.out.splitlines()[-1].split()[0])

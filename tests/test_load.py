@@ -6,10 +6,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.load.records import RequestRecord, build_record
+from labkit.errors import LabkitError
+from labkit.load.records import RecordBuilder, RequestRecord
+from labkit.load.transport import ResponseReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
+
+
+def build_record(reads, *, start_s=0.0, **options):
+    """Return the record of one exchange from its reads: (time, raw bytes of the HTTP answer), in order.
+
+    Options as in `RecordBuilder.finish`.
+    """
+    http = ResponseReader()
+    builder = RecordBuilder(http, start_s=start_s)
+    try:
+        for at_s, piece in reads:
+            if body := http.feed(piece):
+                builder.feed([(at_s, body)])
+        if not options.get("failure"):
+            http.close()
+    except LabkitError as error:
+        options["failure"] = ("bad http", str(error))
+    return builder.finish(**options)
 
 
 def wrap(*parts):

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agreement import pack_logs, read_events
+from test_load import build_record
 
 from labkit.errors import LabkitError
-from labkit.load.formulas import TOOLS, StreamEvent, StreamLog, estimate_as, load_logs, pack_logs, read_events
-from labkit.load.records import build_record
+from labkit.load.formulas import TOOLS, StreamEvent, StreamLog, estimate_as, load_logs
 from labkit.results import load_records
 
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "recorded" / "33" / "chunks.jsonl"
@@ -113,17 +114,6 @@ def test_events_are_read_from_bytes_and_pack_to_a_record_and_back():
     assert "mine" in caught.value.next_step
     with pytest.raises(LabkitError, match="not a JSON object"):
         read_events([(0.0, b"data: [1]\n\n")])
-
-
-def test_a_log_of_a_record_keeps_chunks_and_counts():
-    log = StreamLog.from_record(build(A), written_s=1.6)
-    assert (log.scheduled_s, log.sent_s, log.written_s) == (1.0, 1.5, 1.6)
-    assert log.events == ((2.1, "content", 1), (2.5, "content", 5), (3.6, "content", 8))
-    with pytest.raises(LabkitError, match="failed"):
-        StreamLog.from_record(build_record([], failure=("refused", "")))
-
-
-# The recorded log of a real vLLM server
 
 
 def test_the_recorded_log_says_what_it_is():

@@ -2,25 +2,22 @@
 
 Each tool's source was read at the version in `TOOLS`, and its arithmetic is written here in the course's words, as pure
 functions of logs. A `RequestRecord` keeps only the chunks with content, which is what the course's metrics need. Other
-tools count other events, so a `StreamLog` keeps them all. A record (data/recorded/33/chunks.jsonl) can hold such logs:
-`pack_logs` and `load_logs` are inverses. Seconds throughout.
+tools count other events, so a `StreamLog` keeps them all. A record can hold such logs
+(data/recorded/33/chunks.jsonl, written by tests/agreement.py). Seconds throughout.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from labkit.errors import LabkitError
-from labkit.load.records import AnswerReader, RequestRecord
-from labkit.load.sse import SseParser
 
-__all__ = ["TOOLS", "StreamEvent", "StreamLog", "Tool", "estimate_as", "load_logs", "pack_logs", "read_events"]
+__all__ = ["KINDS", "TIMES", "TOOLS", "StreamEvent", "StreamLog", "Tool", "estimate_as", "load_logs"]
 
-_KINDS = {"content": "c", "empty": "e", "usage": "u", "done": "d"}
-_TIMES = ("scheduled", "sent", "written", "end")
+KINDS = {"content": "c", "empty": "e", "usage": "u", "done": "d"}
+TIMES = ("scheduled", "sent", "written", "end")
 
 
 class StreamEvent(NamedTuple):
@@ -62,57 +59,6 @@ class StreamLog:
         """Return the arrivals of the events of these kinds."""
         return [event.at_s for event in self.events if event.kind in kinds]
 
-    @classmethod
-    def from_record(cls, record: RequestRecord, *, written_s: float | None = None) -> StreamLog:
-        """Make a log from a record of the course's own client, which keeps only events with content."""
-        if not record.is_good:
-            raise LabkitError(f"request {record.number} failed ({record.cause}).", next_step="Leave it out.")
-        total, events = 0, []
-        for chunk in record.chunks:
-            total += chunk.num_tokens or 0
-            events.append(StreamEvent(chunk.at_s, "content", total or None))
-        end_s = record.end_s if record.end_s is not None else events[-1].at_s
-        written_s = record.sent_s if written_s is None else written_s
-        return cls(record.scheduled_s, record.sent_s, written_s, end_s, tuple(events), record.num_output_tokens)
-
-
-def read_events(pieces: Iterable[tuple[float, bytes]]) -> tuple[StreamEvent, ...]:
-    """Return the events of a stream from its reads: (time, bytes of the body), in order."""
-    parser, found = SseParser(), []
-    for at_s, piece in pieces:
-        for data in parser.feed(piece):
-            if data.startswith("[DONE]"):
-                found.append(StreamEvent(at_s, "done"))
-                continue
-            try:
-                content = json.loads(data)
-                usage = content.get("usage") or {}
-            except (ValueError, AttributeError):
-                raise LabkitError(f"An event is not a JSON object: {data[:80]!r}.") from None
-            # What counts as content is defined in one place: the reader of the course's own client.
-            reader = AnswerReader()
-            reader.feed(at_s, b"data: " + data.encode() + b"\n\n")
-            kind = "content" if reader.chunks else "empty" if content.get("choices") else "usage"
-            found.append(StreamEvent(at_s, kind, usage.get("completion_tokens")))
-    return tuple(found)
-
-
-def pack_logs(name: str, logs: Sequence[StreamLog]) -> tuple[dict[str, list[float]], dict[str, object]]:
-    """Return (samples, settings) of a record that holds these logs under `name`; times to a tenth of a microsecond.
-
-    All events are in one flat list of arrivals; the settings say how many each request has, their kinds by a letter,
-    and their running token counts.
-    """
-    events = [event for log in logs for event in log.events]
-    samples = {f"{name}_{what}_s": [round(getattr(log, f"{what}_s"), 7) for log in logs] for what in _TIMES}
-    samples[f"{name}_arrival_s"] = [round(event.at_s, 7) for event in events]
-    settings = {
-        "num_events": [len(log.events) for log in logs], "kinds": "".join(_KINDS[event.kind] for event in events),
-        "running_counts": [event.num_tokens for event in events],
-        "num_output": [log.num_output_tokens for log in logs],
-    }  # fmt: skip
-    return samples, {name: settings}
-
 
 def load_logs(samples: Mapping[str, Sequence[float]], settings: Mapping, name: str) -> tuple[StreamLog, ...]:
     """Return the logs that a record (its `samples` and `settings`) holds under `name`."""
@@ -120,10 +66,10 @@ def load_logs(samples: Mapping[str, Sequence[float]], settings: Mapping, name: s
         names = sorted(key.removesuffix("_arrival_s") for key in samples if key.endswith("_arrival_s"))
         next_step = f"use {', '.join(names)}." if names else "take a record named chunks."
         raise LabkitError(f"This record holds no log {name!r}.", next_step=next_step)
-    packed, words = settings[name], {letter: kind for kind, letter in _KINDS.items()}
+    packed, words = settings[name], {letter: kind for kind, letter in KINDS.items()}
     rows = zip(samples[f"{name}_arrival_s"], packed["kinds"], packed["running_counts"], strict=True)
     events = [StreamEvent(at_s, words[letter], count) for at_s, letter, count in rows]
-    times_of = zip(*(samples[f"{name}_{what}_s"] for what in _TIMES), strict=True)
+    times_of = zip(*(samples[f"{name}_{what}_s"] for what in TIMES), strict=True)
     made, first = [], 0
     for times, num, num_output in zip(times_of, packed["num_events"], packed["num_output"], strict=True):
         made.append(StreamLog(*times, tuple(events[first : first + num]), num_output))

@@ -1,6 +1,6 @@
 """What happened to one request? A `RequestRecord`: times, chunks, counts, and the cause of a failure.
 
-Times are seconds since the start of the run, on one monotonic clock. `build_record` makes a record from what was read
+Times are seconds since the start of the run, on one monotonic clock. `RecordBuilder` makes a record from what was read
 from the socket; nothing here has a clock. In the course's words: t0 is `sent_s`, s is `scheduled_s`, c1 to ck are the
 arrivals of `chunks`, n is `num_output_tokens`. A chunk is an event with content: text, reasoning or a tool call. A
 delta with only a role, an empty delta, a usage without choices, and a comment are not chunks.
@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,6 @@ __all__ = [
     "RecordBuilder",
     "RequestJournal",
     "RequestRecord",
-    "build_record",
     "load_requests",
 ]
 
@@ -66,12 +65,11 @@ class AnswerReader:
         failure: (cause, detail) of an error in the stream, or None.
         has_running_usage: every chunk so far came with a usage.
         num_coalesced: chunks that came in one read with an earlier one, so that their own arrival is unknown.
-        num_events: events so far.
     """
 
     __slots__ = (
         "_counts_silent", "_last_at_s", "_parser", "_running", "chunks", "failure", "has_running_usage", "is_done",
-        "is_finished", "num_coalesced", "num_events", "texts", "usage",
+        "is_finished", "num_coalesced", "texts", "usage",
     )  # fmt: skip
 
     def __init__(self, *, counts_silent: bool = False) -> None:
@@ -84,7 +82,7 @@ class AnswerReader:
         self.failure: tuple[str, str] | None = None
         self.is_done = self.is_finished = False
         self.has_running_usage = True
-        self.num_coalesced = self.num_events = 0
+        self.num_coalesced = 0
         self._counts_silent = counts_silent
         self._parser, self._running, self._last_at_s = SseParser(), 0, None
 
@@ -135,7 +133,6 @@ class AnswerReader:
     def _take(self, at_s: float, data: str) -> None:
         if self.is_done or self.failure:
             return
-        self.num_events += 1
         data = data.lstrip()
         if data.startswith("[DONE]"):
             self.is_done = True
@@ -392,24 +389,6 @@ class RecordBuilder:
             (answer.usage.get("prompt_tokens_details") or {}).get("cached_tokens"), source,
             num_coalesced=answer.num_coalesced, notes=tuple(notes), **fields,
         )  # fmt: skip
-
-
-def build_record(reads: Sequence[tuple[float, bytes]], *, start_s: float = 0.0, **options: object) -> RequestRecord:
-    """Return the record of one exchange from its reads: (time, raw bytes of the HTTP answer), in order.
-
-    Options as in `RecordBuilder.finish`.
-    """
-    http = ResponseReader()
-    builder = RecordBuilder(http, start_s=start_s)
-    try:
-        for at_s, piece in reads:
-            if body := http.feed(piece):
-                builder.feed([(at_s, body)])
-        if not options.get("failure"):
-            http.close()
-    except LabkitError as error:
-        options["failure"] = ("bad http", str(error))
-    return builder.finish(**options)
 
 
 def _judge(http, answer, failure, *, text: bytes, num_tokens: int) -> tuple[str, str]:

@@ -32,7 +32,7 @@ from labkit.load.report import ClientCeiling, LoadResult
 from labkit.load.sampling import Sampling, read_page, sample_server
 from labkit.load.transport import HttpTransport, check_descriptors
 from labkit.load.verdict import check_client
-from labkit.workload import Chain, LoadPlan, Request
+from labkit.workload import Chain, LoadPlan, Request, Workload, draw_open_plan
 
 __all__ = ["estimate_connections", "find_ceiling", "read_slo", "run_load", "run_workload"]
 
@@ -134,14 +134,11 @@ def run_workload(
         raise LabkitError("There is no request to send.", next_step="Draw a workload with labkit.workload.")
     if num_clients is not None and num_clients < 1:
         raise LabkitError(f"{num_clients} clients send nothing.", next_step="Give 1 or more.")
-    numbered = [dataclasses.replace(request, number=number) for number, request in enumerate(requests)]
-    if num_clients is None:
-        chains = [Chain(request.number, request.arrival_s, (request,)) for request in numbered]
-        plan = LoadPlan(tuple(chains), "open", "workload")
-    else:
-        parts = [tuple(numbered[client::num_clients]) for client in range(min(num_clients, len(numbered)))]
-        chains = [Chain(client, 0.0, part) for client, part in enumerate(parts)]
-        plan = LoadPlan(tuple(chains), "closed", f"{num_clients} clients")
+    plan = draw_open_plan(Workload("workload", tuple(requests), ()))
+    if num_clients is not None:
+        numbered = [chain.requests[0] for chain in plan.chains]
+        chains = [Chain(client, 0.0, numbered[client::num_clients]) for client in range(num_clients)]
+        plan = LoadPlan(tuple(filter(lambda chain: chain.requests, chains)), "closed", f"{num_clients} clients")
     target, limits = Target(server.model, counts_silent=True), Limits(timeout_s)
     run, sampling = run_precise(_run_here(
         server.base_url, plan, target, limits, None, measure_memory=getattr(server, "measure_memory", None),
