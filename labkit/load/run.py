@@ -166,6 +166,8 @@ def _find_difference(record: RequestRecord) -> str:
         return f"{record.cause} ({record.detail})" if record.detail else record.cause
     if "no [DONE]" in record.notes:
         return "the stream ended before [DONE]"
+    if wrong := next((note for note in record.notes if note.startswith("usage ")), ""):
+        return wrong
     if record.source != "chunk usage":
         return "the server sends no running usage, so the tokens of a chunk are unknown"
     if seen != asked:
