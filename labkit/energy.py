@@ -7,16 +7,17 @@ not 0. Only the GPU is counted, not the rest of the machine. Idle power is subtr
     "ok"              joules
     "no counter"      None: no NVIDIA GPU here, or one that has no such counter
     "too short"       None: use a longer window
-    "counter reset"   None: the counter went down (it wrapped, or the driver was loaded again)
+    "counter reset"   None: the counter went down (it wrapped, or the driver was reloaded)
     "counter stuck"   None: the counter did not move in a window that was long enough
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from labkit.errors import HardwareError, LabkitError
+from labkit.nvml import Nvml
 
 __all__ = ["Energy", "EnergyCounter", "NvmlCounter", "measure_energy"]
 
@@ -30,12 +31,19 @@ class EnergyCounter(Protocol):
     step_s: float
 
     def read_j(self) -> float:
-        """Return the joules since some fixed moment."""
+        """Return the joules since some fixed time."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Energy:
-    """The energy of one window, and what it contains (`label`: "gross", or "net of ... W idle")."""
+    """The energy of one window.
+
+    Attributes:
+        status: "ok", or why there is no number (see above).
+        energy_j: joules; None unless the status is "ok".
+        window_s: length of the window in seconds.
+        label: what it contains: "gross", or "net of ... W idle".
+    """
 
     status: str
     energy_j: float | None
@@ -48,9 +56,9 @@ class Energy:
         return None if self.energy_j is None else self.energy_j / self.window_s
 
     def subtract_idle(self, idle: "Energy") -> "Energy":
-        """Return this energy without what an idle GPU would have used; `idle` is a measured window with nothing to do.
+        """Return this energy less what an idle GPU would have used; `idle` is a measured window with nothing to do.
 
-        A result below 0 is kept: it says that the difference is smaller than the error of the counter.
+        A result below 0 is kept: the difference is then smaller than the counter's error.
         """
         if self.label != "gross" or idle.label != "gross":
             raise LabkitError(
@@ -68,23 +76,22 @@ class Energy:
 class NvmlCounter:
     """The energy counter of one NVIDIA GPU (Volta or later), read through NVML."""
 
-    step_s = 0.1  # 20 to 100 ms, by model: the slowest is assumed
+    step_s = 0.1  # 20 to 100 ms, depending on the model: the slowest is assumed
 
     def __init__(self, gpu_index: int = 0) -> None:
         """Open the counter; HardwareError says why there is none."""
-        self._nvml = _load_nvml()
-        if self._nvml is None:
+        self._gpu_index, self._nvml = gpu_index, Nvml()
+        if isinstance(self._nvml.error, ImportError):
             raise HardwareError("pynvml is not installed.", next_step="run `make setup`.")
-        try:
-            self._nvml.nvmlInit()
-            self._handle = self._nvml.nvmlDeviceGetHandleByIndex(gpu_index)
-            self.read_j()
-        except self._nvml.NVMLError as error:
-            raise HardwareError(f"GPU {gpu_index} has no energy counter here ({error}).") from None
+        self._handle = self._nvml.ask("nvmlDeviceGetHandleByIndex", gpu_index)
+        self.read_j()
 
     def read_j(self) -> float:
-        """Return the joules since the driver was loaded (NVML counts millijoules)."""
-        return self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1e3
+        """Return the joules since the driver was loaded (NVML counts millijoules); HardwareError without an answer."""
+        millijoules = self._nvml.ask("nvmlDeviceGetTotalEnergyConsumption", self._handle)
+        if millijoules is None:
+            raise HardwareError(f"GPU {self._gpu_index} has no energy counter here ({self._nvml.error}).")
+        return millijoules / 1e3
 
 
 def measure_energy(
@@ -95,7 +102,7 @@ def measure_energy(
     min_window_s: float = MIN_WINDOW_S,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Energy:
-    """Call `function()` once and return the energy that the GPU used meanwhile, with the status of the reading.
+    """Call `function()` once and return the energy that the GPU used meanwhile.
 
     `counter` defaults to the first NVIDIA GPU. The device is synchronized before both readings (`synchronize`
     defaults to labkit.timing's). A window under `min_window_s`, or under 20 steps of the counter, is "too short".
@@ -112,7 +119,7 @@ def measure_energy(
     window_s = end_s - begin_s
     if counter is None:
         return Energy("no counter", None, window_s)
-    if end_j < begin_j:  # before "too short": it is true of any window
+    if end_j < begin_j:  # before "too short": true of any window
         return Energy("counter reset", None, window_s)
     if window_s < max(min_window_s, MIN_STEPS * counter.step_s):
         return Energy("too short", None, window_s)
@@ -126,11 +133,3 @@ def _find_counter() -> EnergyCounter | None:
         return NvmlCounter()
     except HardwareError:
         return None
-
-
-def _load_nvml() -> Any | None:
-    try:
-        import pynvml
-    except ImportError:
-        return None
-    return pynvml

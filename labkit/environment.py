@@ -262,7 +262,7 @@ def _probe_gpu(machine: Machine) -> list[Finding]:
 
 def _probe_cores(machine: Machine) -> Finding:
     cpu = machine.cpu
-    seen = f"{cpu.num_cores} cores, {cpu.name}" + ("" if cpu.has_fast_bf16 else "; no bfloat16 instructions")
+    seen = f"{cpu.num_cores} cores, {cpu.name}" + ("" if cpu.has_bf16 else "; no bfloat16 instructions")
     load = machine.load_average[0] if machine.load_average else 0.0
     if load > cpu.num_cores:
         step = "wait until the machine is quiet before you measure: times on a busy machine mislead."

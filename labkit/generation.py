@@ -1,7 +1,7 @@
-"""Who makes the tokens in this process? Plain Transformers, one request, with the instant of every token.
+"""Who generates the tokens in this process? Plain Transformers, one request, with the time of every token.
 
-A stream of tokens is the raw material of every latency metric: TTFT is the first instant minus the start, the gaps are
-the inter-token latencies. Serving engines in other processes are the room `servers`.
+A stream of tokens is the raw material of every latency metric: TTFT is the first token's time minus the start, the gaps
+are the inter-token latencies. Serving engines in processes of their own are in `labkit.servers`.
 """
 
 import time
@@ -15,7 +15,15 @@ __all__ = ["Generation", "run_generation"]
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One greedy completion and its instants, all on the same monotonic clock, in seconds."""
+    """One greedy completion and its times, all on the same monotonic clock.
+
+    Attributes:
+        prompt: the text that was completed.
+        text: the completion.
+        token_ids: its tokens.
+        start_s: when the generation started, in seconds.
+        token_times_s: when each token arrived, in seconds, one per token.
+    """
 
     prompt: str
     text: str
@@ -33,12 +41,12 @@ def run_generation(
     show: Callable[[str], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Generation:
-    """Complete `prompt` greedily with exactly `num_tokens` tokens and stamp each token when it arrives.
+    """Complete `prompt` greedily with exactly `num_tokens` tokens and record when each of them arrives.
 
     `model` and `tokenizer` come from `labkit.models.load_model`. The length is fixed (no stop at end-of-text), so that
-    two runs do the same work. `show` receives the text so far, about ten times in all; it runs after the stamp, so its
-    time falls into the next gap: leave it out where you measure. On a GPU the stamp is honest because `generate` hands
-    each token to the CPU, which waits for the device.
+    two runs do the same work. `show` receives the text so far, about ten times in all. It runs after the time is taken
+    and so lengthens the next gap: leave it out when you measure. The times are right on a GPU too, because `generate`
+    hands each token to the CPU, which waits for the device.
     """
     import torch
 
@@ -52,19 +60,19 @@ def run_generation(
             f"the model has {limit}.",
             next_step="Shorten the prompt or ask for fewer tokens.",
         )
-    stamps = _Stamps(clock, tokenizer, show, every=max(1, num_tokens // 10))
+    streamer = _Streamer(clock, tokenizer, show, every=max(1, num_tokens // 10))
     start_s = clock()
     with torch.inference_mode():
         model.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, min_new_tokens=num_tokens,
-            do_sample=False, streamer=stamps, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
+            do_sample=False, streamer=streamer, pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id,
         )  # fmt: skip
-    text = tokenizer.decode(stamps.token_ids)
-    return Generation(prompt, text, tuple(stamps.token_ids), start_s, tuple(stamps.times_s))
+    text = tokenizer.decode(streamer.token_ids)
+    return Generation(prompt, text, tuple(streamer.token_ids), start_s, tuple(streamer.times_s))
 
 
-class _Stamps:
-    """The streamer that Transformers calls: first with the whole prompt, then with each new token."""
+class _Streamer:
+    """What Transformers calls with the whole prompt first, then with each new token."""
 
     def __init__(self, clock, tokenizer, show, *, every: int):
         self.clock, self.tokenizer, self.show, self.every = clock, tokenizer, show, every
@@ -74,7 +82,7 @@ class _Stamps:
 
     def put(self, value) -> None:
         now = self.clock()
-        if not self.has_prompt:  # the prompt is no output
+        if not self.has_prompt:  # the prompt is not output
             self.has_prompt = True
             return
         self.times_s.append(now)

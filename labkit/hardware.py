@@ -2,6 +2,9 @@
 
 Absence is an ordinary answer here: without a GPU `machine.gpus` is empty, a value that cannot be read is None, and
 `probe_machine` never raises. The limits of a container (cgroup v1 and v2) count as the machine's own.
+
+What depends on the processor's instruction sets is decided here alone: by the properties of `Cpu` and by
+`choose_dtype`. LABKIT_CPU_FLAGS="avx2 fma" replaces the instruction sets that the processor reports (for tests).
 """
 
 import json
@@ -13,8 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from labkit.errors import HardwareError
+from labkit.nvml import Nvml
 
-__all__ = ["Cpu", "Gpu", "Machine", "TIERS", "estimate_tier", "probe_machine"]
+__all__ = ["Cpu", "Gpu", "Machine", "TIERS", "choose_dtype", "estimate_tier", "probe_machine"]
 
 TIERS = ("cpu", "t4", "ampere", "hopper")
 
@@ -24,14 +28,22 @@ _FLAGS = (
     *("avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx_vnni"),
     *("amx_tile", "amx_bf16", "amx_int8", "asimd", "asimdhp", "asimddp", "i8mm", "sve", "bf16"),
 )
-_FAST_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 _MIN_CAPABILITY = (7, 5)  # Turing: the oldest GPU that the CUDA 13 builds of the lock support
 _MIN_AMPERE_BYTES = 20 * 1024**3  # a "24 GB" card reports about 22.5 GiB, a "16 GB" card about 15
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One NVIDIA GPU; `capability` is (major, minor), `memory_bytes` the total, None where the driver does not say."""
+    """One NVIDIA GPU.
+
+    Attributes:
+        index: its number in NVML's order.
+        name: the product name.
+        memory_bytes: total memory (of the visible MIG slice, if it is one); None if the driver does not say.
+        capability: compute capability as (major, minor); None if the driver does not say.
+        driver: version of NVIDIA's driver; None if it does not say.
+    """
 
     index: int
     name: str
@@ -44,22 +56,50 @@ class Gpu:
 class Cpu:
     """The processor as this process may use it.
 
-    `num_cores`: logical processors after affinity and the container's quota. `num_threads_default`: threads that an
-    OpenMP library starts unless told otherwise (it sees affinity and OMP_NUM_THREADS, but no quota: more threads than
-    cores is a trap worth recording). `has_fast_bf16`: the processor has bfloat16 instructions; without them a bfloat16
-    product is emulated and can be a hundred times slower than float32.
+    Attributes:
+        name: the model name.
+        num_cores: logical processors left by affinity and the container's quota.
+        num_threads_default: threads that an OpenMP library starts by default. It respects affinity and OMP_NUM_THREADS
+            but no quota: more threads than cores is a trap worth recording.
+        flags: instruction sets that decide how fast matrix products run, as Linux names them.
     """
 
     name: str
     num_cores: int
     num_threads_default: int
-    has_fast_bf16: bool
     flags: tuple[str, ...] = ()
+
+    @property
+    def has_avx512(self) -> bool:
+        """True with AVX-512: vLLM then has a 4-bit kernel."""
+        return "avx512f" in self.flags
+
+    @property
+    def has_bf16(self) -> bool:
+        """True with bfloat16 instructions; emulated, a product can be a hundred times slower than in float32."""
+        return not _BF16_FLAGS.isdisjoint(self.flags)
+
+    @property
+    def has_amx(self) -> bool:
+        """True with AMX's tiles: vLLM then computes 4-bit weights with 8-bit activations unless told otherwise."""
+        return "amx_tile" in self.flags
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """The machine in one value: bytes, processors, GPUs, and how busy it was when it was asked."""
+    """The machine as one value, and how busy it was when it was probed.
+
+    Attributes:
+        cpu: the processor.
+        gpus: NVIDIA GPUs that CUDA may see, in NVML's order.
+        memory_bytes: total memory, or the container's limit.
+        memory_free_bytes: memory that a new process could use.
+        disk_free_bytes: free space where the current folder is.
+        os: distribution, kernel's release, architecture.
+        python: version of this interpreter.
+        load_average: mean number of runnable processes over the last 1, 5 and 15 minutes.
+        governor: frequency governor of the first core.
+    """
 
     cpu: Cpu
     gpus: tuple[Gpu, ...]
@@ -72,7 +112,7 @@ class Machine:
     governor: str | None
 
     def to_dict(self) -> dict:
-        """The machine as JSON values, for a record: no host name, no user name, no path."""
+        """Return the machine as JSON values for a record: no host name, no user name, no path."""
         return json.loads(json.dumps(asdict(self)))
 
 
@@ -102,11 +142,21 @@ def estimate_tier(machine: Machine) -> str:
     if asked:
         if asked not in TIERS:
             raise HardwareError(
-                f"LABKIT_TIER is {asked!r}, which is no tier.",
+                f"LABKIT_TIER is {asked!r}, which is not a tier.",
                 next_step=f"set it to one of {', '.join(TIERS)}, or unset it to let the hardware decide.",
             )
         return asked
     return max((_tier_of(gpu) for gpu in machine.gpus), key=TIERS.index, default="cpu")
+
+
+def choose_dtype(machine: Machine, *, tier: str) -> str:
+    """Return the fastest dtype that the hardware computes itself: bfloat16, on the t4 tier float16.
+
+    The "cpu" tier takes bfloat16 only if the processor has instructions for it, else float32.
+    """
+    if tier == "cpu":
+        return "bfloat16" if machine.cpu.has_bf16 else "float32"
+    return "float16" if tier == "t4" else "bfloat16"
 
 
 def _tier_of(gpu: Gpu) -> str:
@@ -150,7 +200,7 @@ def _probe_quota() -> float:
         if len(limit) == 2 and limit[0].isdecimal() and int(limit[1] if limit[1].isdecimal() else 0) > 0:
             quotas.append(int(limit[0]) / int(limit[1]))
         quota, period = _read_int(f"{folder}/cpu.cfs_quota_us"), _read_int(f"{folder}/cpu.cfs_period_us")
-        if quota and period:  # -1 means "no limit" and is no digit string
+        if quota and period:  # -1 means "no limit" and not a string of digits
             quotas.append(quota / period)
     return min(quotas)
 
@@ -160,8 +210,8 @@ def _probe_cpu() -> Cpu:
     for line in (_read("proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         fields.setdefault(key.strip().lower(), value.strip())
-    present = set((fields.get("flags") or fields.get("features") or "").split())
-    flags = tuple(flag for flag in _FLAGS if flag in present)
+    reported = os.environ.get("LABKIT_CPU_FLAGS", fields.get("flags") or fields.get("features") or "")
+    present = set(reported.replace(",", " ").lower().split())
     try:
         num_allowed = len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # macOS has no affinity
@@ -171,8 +221,7 @@ def _probe_cpu() -> Cpu:
         name=fields.get("model name") or fields.get("hardware") or platform.processor() or platform.machine(),
         num_cores=max(1, int(min(num_allowed, _probe_quota()))),
         num_threads_default=int(asked) if asked.isdecimal() and int(asked) > 0 else num_allowed,
-        has_fast_bf16=not _FAST_BF16.isdisjoint(flags),
-        flags=flags,
+        flags=tuple(flag for flag in _FLAGS if flag in present),
     )
 
 
@@ -197,7 +246,7 @@ def _probe_memory() -> tuple[int | None, int | None]:
                 continue
             used = _read_int(f"{folder}/memory.{used_name}") or 0
             cache = [line.split() for line in (_read(f"{folder}/memory.stat") or "").splitlines()]
-            # File pages that nobody uses are given back on demand: the kernel counts them as available too.
+            # Inactive file pages are reclaimed on demand: the kernel counts them as available too.
             used -= max((int(row[1]) for row in cache if row[0] in ("inactive_file", "total_inactive_file")), default=0)
             total = limit
             free = min(total if free is None else free, max(0, limit - used))
@@ -228,53 +277,31 @@ def _probe_os() -> str:
     return ", ".join(part for part in (name, f"{platform.system()} {release}".strip(), platform.machine()) if part)
 
 
-def _load_nvml():
-    """The NVML binding (the distribution nvidia-ml-py imports as pynvml); replaced by tests."""
-    import pynvml
-
-    return pynvml
-
-
 def _probe_gpus() -> tuple[Gpu, ...]:
     """NVIDIA GPUs in NVML's order that CUDA_VISIBLE_DEVICES leaves visible; no binding or no driver gives none."""
-    try:
-        nvml = _load_nvml()
-        nvml.nvmlInit()
-    except Exception:  # no binding, no driver, no device: all of them mean "no GPU here"
-        return ()
-    try:
-        driver = _ask(nvml.nvmlSystemGetDriverVersion)
-        found = {i: _ask(nvml.nvmlDeviceGetHandleByIndex, i) for i in range(_ask(nvml.nvmlDeviceGetCount) or 0)}
+    with Nvml() as nvml:
+        driver = nvml.ask("nvmlSystemGetDriverVersion")
+        found = {i: nvml.ask("nvmlDeviceGetHandleByIndex", i) for i in range(nvml.ask("nvmlDeviceGetCount") or 0)}
         handles = {i: handle for i, handle in found.items() if handle is not None}
         shown = _select_visible(nvml, handles)
         return tuple(_probe_gpu(nvml, i, handles[i], shown[i], driver) for i in sorted(shown))
-    finally:
-        _ask(nvml.nvmlShutdown)
 
 
-def _ask(function, *arguments):
-    try:
-        value = function(*arguments)
-    except Exception:  # NVML raises its own class for each thing that a device does not support
-        return None
-    return value.decode(errors="replace") if isinstance(value, bytes) else value
-
-
-def _probe_gpu(nvml, index: int, handle, part, driver: str | None) -> Gpu:
-    """Read one GPU; `part` is the MIG slice of it that is visible, which has memory of its own, or the GPU itself."""
-    memory = _ask(nvml.nvmlDeviceGetMemoryInfo, part)
-    capability = _ask(nvml.nvmlDeviceGetCudaComputeCapability, handle)
+def _probe_gpu(nvml: Nvml, index: int, handle, part, driver: str | None) -> Gpu:
+    """Read one GPU; `part` is its visible MIG slice, which has memory of its own, or the GPU itself."""
+    memory = nvml.ask("nvmlDeviceGetMemoryInfo", part)
+    capability = nvml.ask("nvmlDeviceGetCudaComputeCapability", handle)
     return Gpu(
         index=index,
-        name=_ask(nvml.nvmlDeviceGetName, handle) or "unknown NVIDIA GPU",
+        name=nvml.ask("nvmlDeviceGetName", handle) or "unknown NVIDIA GPU",
         memory_bytes=None if memory is None else int(memory.total),
         capability=None if capability is None else (int(capability[0]), int(capability[1])),
         driver=driver,
     )
 
 
-def _select_visible(nvml, handles: dict) -> dict:
-    """Return {index: handle} of what CUDA_VISIBLE_DEVICES shows: CUDA hides all that follows a name of no device."""
+def _select_visible(nvml: Nvml, handles: dict) -> dict:
+    """Return {index: handle} of what CUDA_VISIBLE_DEVICES shows; CUDA ignores all after the first invalid entry."""
     if (asked := os.environ.get("CUDA_VISIBLE_DEVICES")) is None:
         return handles
     shown = {}
@@ -287,14 +314,14 @@ def _select_visible(nvml, handles: dict) -> dict:
     return shown
 
 
-def _match(nvml, name: str, index: int, handle):
-    """Return the handle that a name of CUDA_VISIBLE_DEVICES means on this GPU: all of it, a MIG slice, or None."""
-    uuid = _ask(nvml.nvmlDeviceGetUUID, handle) or ""
+def _match(nvml: Nvml, name: str, index: int, handle):
+    """Return what an entry of CUDA_VISIBLE_DEVICES means on this GPU: the handle of it or of a MIG slice, or None."""
+    uuid = nvml.ask("nvmlDeviceGetUUID", handle) or ""
     if name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)):
         return handle
     if name.startswith("MIG-"):
-        for number in range(_ask(lambda: nvml.nvmlDeviceGetMaxMigDeviceCount(handle)) or 0):
-            part = _ask(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, number)
-            if part is not None and _ask(nvml.nvmlDeviceGetUUID, part) == name:
+        for number in range(nvml.ask("nvmlDeviceGetMaxMigDeviceCount", handle) or 0):
+            part = nvml.ask("nvmlDeviceGetMigDeviceHandleByIndex", handle, number)
+            if part is not None and nvml.ask("nvmlDeviceGetUUID", part) == name:
                 return part
     return None

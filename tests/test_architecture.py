@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # own floor. So the order inside a floor counts as well, and there are no cycles.
 FLOORS = (
     ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal", "asynchronous"),
-    ("allocator", "hardware", "environment", "models", "results", "progress"),
-    ("timing", "memory", "energy", "ceilings", "profiling", "sweep"),
+    ("nvml", "hardware", "memory", "environment", "models", "results", "progress"),
+    ("timing", "energy", "ceilings", "profiling", "sweep"),
     ("generation", "servers", "engine", "quantization", "load", "serving", "quality"),
     ("views", "plots", "published"),
     ("checks", "quiz", "report"),

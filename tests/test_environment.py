@@ -28,7 +28,7 @@ Py_Yaml.Thing==6.0.3 \\
     --hash=sha256:cc
 """
 MACHINE = Machine(
-    cpu=Cpu("made-up CPU", num_cores=4, num_threads_default=4, has_fast_bf16=True),
+    cpu=Cpu("made-up CPU", num_cores=4, num_threads_default=4, flags=("avx512_bf16",)),
     gpus=(),
     memory_bytes=16 * GIB,
     memory_free_bytes=12 * GIB,
@@ -251,7 +251,7 @@ def test_a_busy_machine_is_a_warning_before_measuring(course):
 
 def test_missing_bfloat16_instructions_are_said(course):
     assert "bfloat16" not in look()["cpu"].seen
-    slow = replace(MACHINE, cpu=replace(MACHINE.cpu, has_fast_bf16=False))
+    slow = replace(MACHINE, cpu=replace(MACHINE.cpu, flags=()))
     assert "no bfloat16 instructions" in look(slow)["cpu"].seen
 
 

@@ -54,7 +54,7 @@ def test_the_tokens_are_those_of_a_greedy_loop_without_a_cache(model):
     assert list(got.token_ids) == greedy(model, [ord(c) % 64 for c in "hello"], 12)
 
 
-def test_every_token_has_one_instant_and_the_prompt_has_none(model):
+def test_every_token_has_one_time_and_the_prompt_has_none(model):
     ticks = itertools.count()
     got = run_generation(model, Characters(), "hello", num_tokens=5, clock=lambda: float(next(ticks)))
     # Readings of the clock: the start, the prompt (not kept), then one per token.

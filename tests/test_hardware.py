@@ -12,7 +12,7 @@ import pytest
 
 from labkit import hardware
 from labkit.errors import HardwareError
-from labkit.hardware import Cpu, Gpu, Machine, estimate_tier, probe_machine
+from labkit.hardware import Cpu, Gpu, Machine, choose_dtype, estimate_tier, probe_machine
 
 GIB = 1024**3
 MEMINFO = "MemTotal:       16777216 kB\nMemFree: 1 kB\nMemAvailable:    8388608 kB\nHugePages_Total:       0\n"
@@ -33,7 +33,8 @@ def build(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml())
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.delenv("LABKIT_CPU_FLAGS", raising=False)
     return write
 
 
@@ -87,8 +88,8 @@ H100 = {"name": "NVIDIA H100 80GB HBM3", "memory": 80 * GIB, "capability": (9, 0
 T4 = {"name": b"Tesla T4", "memory": 15 * GIB, "capability": [7, 5], "uuid": b"GPU-bbbb-2"}
 
 
-def make_machine(*gpus):
-    cpu = Cpu(name="made up", num_cores=2, num_threads_default=2, has_fast_bf16=False)
+def make_machine(*gpus, flags=()):
+    cpu = Cpu(name="made up", num_cores=2, num_threads_default=2, flags=flags)
     return Machine(cpu, gpus, 16 * GIB, 8 * GIB, 50 * GIB, "Linux", "3.11.0", None, None)
 
 
@@ -96,23 +97,51 @@ def make_gpu(capability, memory_gib):
     return Gpu(0, "made up", None if memory_gib is None else int(memory_gib * GIB), capability, "580.1")
 
 
-@pytest.mark.parametrize(
-    ("line", "is_fast"),
-    [
-        ("flags\t\t: fpu avx2 fma avx512f avx512_bf16", True),
-        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", True),
-        ("Features\t: fp asimd bf16 i8mm", True),
-        ("flags\t\t: fpu avx2 fma avx512f avx512_vnni", False),
-        ("Features\t: fp asimd asimddp", False),
-        ("flags\t\t: fpu avx2 not_bf16_at_all", False),
-    ],
-)
-def test_bfloat16_is_fast_only_with_instructions_for_it(build, line, is_fast):
+# As Linux reports them: an old x86, Haswell, Cascade Lake, Zen 4, Sapphire Rapids, Arm without and with bf16.
+PROCESSORS = [
+    ("flags\t\t: fpu sse2 not_bf16_at_all", dict(has_avx512=False, has_bf16=False, has_amx=False)),
+    ("flags\t\t: fpu avx2 fma", dict(has_avx512=False, has_bf16=False, has_amx=False)),
+    ("flags\t\t: fpu avx2 fma avx512f avx512_vnni", dict(has_avx512=True, has_bf16=False, has_amx=False)),
+    ("flags\t\t: fpu avx2 fma avx512f avx512_bf16", dict(has_avx512=True, has_bf16=True, has_amx=False)),
+    ("flags\t\t: fpu avx2 avx512f amx_bf16 amx_tile", dict(has_avx512=True, has_bf16=True, has_amx=True)),
+    ("Features\t: fp asimd asimddp", dict(has_avx512=False, has_bf16=False, has_amx=False)),
+    ("Features\t: fp asimd bf16 i8mm", dict(has_avx512=False, has_bf16=True, has_amx=False)),
+]
+
+
+def read_properties(cpu):
+    return {name: getattr(cpu, name) for name in ("has_avx512", "has_bf16", "has_amx")}
+
+
+@pytest.mark.parametrize(("line", "expected"), PROCESSORS)
+def test_the_flags_decide_what_a_processor_can_do(build, line, expected):
     build({"proc/cpuinfo": f"processor\t: 0\nmodel name\t: Made-up CPU @ 2 GHz: fast\n{line}\n"})
     cpu = probe_machine().cpu
-    assert cpu.has_fast_bf16 is is_fast
+    assert read_properties(cpu) == expected
     assert cpu.name == "Made-up CPU @ 2 GHz: fast"
     assert "fpu" not in cpu.flags
+
+
+@pytest.mark.parametrize(("line", "expected"), PROCESSORS)
+def test_the_environment_replaces_the_flags_of_any_machine(monkeypatch, line, expected):
+    monkeypatch.setenv("LABKIT_CPU_FLAGS", line.partition(": ")[2].replace(" ", ", ").upper())
+    assert read_properties(probe_machine().cpu) == expected
+    monkeypatch.setenv("LABKIT_CPU_FLAGS", "")
+    assert probe_machine().cpu.flags == ()
+
+
+@pytest.mark.parametrize(
+    ("tier", "flags", "dtype"),
+    [
+        ("cpu", ("avx2", "avx512f"), "float32"),
+        ("cpu", ("avx512_bf16",), "bfloat16"),
+        ("t4", ("avx512_bf16",), "float16"),
+        ("ampere", (), "bfloat16"),
+        ("hopper", (), "bfloat16"),
+    ],
+)
+def test_the_dtype_is_one_that_the_hardware_computes_itself(tier, flags, dtype):
+    assert choose_dtype(make_machine(flags=flags), tier=tier) == dtype
 
 
 def test_only_the_first_processor_is_described(build):
@@ -167,7 +196,7 @@ def test_openmp_starts_a_thread_for_each_allowed_processor_whatever_the_quota(bu
     assert (probe_machine().cpu.num_cores, probe_machine().cpu.num_threads_default) == (2, 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
     assert probe_machine().cpu.num_threads_default == 3
-    monkeypatch.setenv("OMP_NUM_THREADS", "²")  # a digit that is no number
+    monkeypatch.setenv("OMP_NUM_THREADS", "²")  # a digit, but not a number
     assert probe_machine().cpu.num_threads_default == 8
     monkeypatch.setenv("OMP_NUM_THREADS", "many")
     assert probe_machine().cpu.num_threads_default == 8
@@ -235,7 +264,7 @@ def test_a_system_without_proc_is_asked_through_psutil(build, tmp_path, monkeypa
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=7 * GIB, available=3 * GIB))
     machine = probe_machine()
     assert (machine.memory_bytes, machine.memory_free_bytes) == (7 * GIB, 3 * GIB)
-    assert machine.cpu.flags == () and not machine.cpu.has_fast_bf16 and machine.governor is None
+    assert machine.cpu.flags == () and not machine.cpu.has_bf16 and machine.governor is None
 
 
 def test_a_machine_that_answers_nothing_is_still_a_machine(build, tmp_path, monkeypatch):
@@ -263,7 +292,7 @@ def test_the_governor_is_read_where_it_can_be(build):
 
 def test_gpus_are_described_whether_the_binding_gives_text_or_bytes(build, monkeypatch):
     nvml = FakeNvml(H100, T4, driver=b"580.82.07")
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: nvml)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     assert probe_machine().gpus == (
         Gpu(0, "NVIDIA H100 80GB HBM3", 80 * GIB, (9, 0), "580.82.07"),
         Gpu(1, "Tesla T4", 15 * GIB, (7, 5), "580.82.07"),
@@ -272,18 +301,14 @@ def test_gpus_are_described_whether_the_binding_gives_text_or_bytes(build, monke
 
 
 def test_what_a_gpu_does_not_support_is_none_and_a_dead_gpu_is_left_out(build, monkeypatch):
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml(None, {"uuid": "GPU-1"}))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(None, {"uuid": "GPU-1"}))
     assert probe_machine().gpus == (Gpu(1, "unknown NVIDIA GPU", None, None, "580.82.07"),)
 
 
 def test_no_binding_and_no_driver_both_mean_no_gpu(build, monkeypatch):
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml(H100, init_error=NotSupportedError("no driver")))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(H100, init_error=NotSupportedError("no driver")))
     assert probe_machine().gpus == ()
-
-    def fail():
-        raise ImportError("no pynvml")
-
-    monkeypatch.setattr(hardware, "_load_nvml", fail)
+    monkeypatch.setitem(sys.modules, "pynvml", None)  # not installed
     assert probe_machine().gpus == ()
 
 
@@ -296,7 +321,7 @@ def test_no_binding_and_no_driver_both_mean_no_gpu(build, monkeypatch):
     ],
 )
 def test_gpus_that_cuda_may_not_see_are_not_there(build, monkeypatch, visible, indexes):
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml(H100, T4))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(H100, T4))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu.index for gpu in probe_machine().gpus] == indexes
 
@@ -313,7 +338,7 @@ class MigNvml(FakeNvml):
 
 def test_a_mig_slice_that_is_made_visible_is_its_gpu_with_the_memory_of_the_slice(build, monkeypatch):
     slices = [{"uuid": "MIG-1111", "memory": 10 * GIB}, {"uuid": "MIG-2222", "memory": 20 * GIB}]
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: MigNvml(T4, H100 | {"slices": slices}))
+    monkeypatch.setitem(sys.modules, "pynvml", MigNvml(T4, H100 | {"slices": slices}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-2222")
     (gpu,) = probe_machine().gpus
     assert (gpu.index, gpu.name, gpu.memory_bytes, gpu.capability) == (1, H100["name"], 20 * GIB, (9, 0))
@@ -322,7 +347,7 @@ def test_a_mig_slice_that_is_made_visible_is_its_gpu_with_the_memory_of_the_slic
 
 
 def test_a_machine_is_json_and_holds_nothing_private(build, monkeypatch):
-    monkeypatch.setattr(hardware, "_load_nvml", lambda: FakeNvml(H100))
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(H100))
     monkeypatch.setattr(platform, "release", lambda: "6.1.0-built-by-alice")
     record = probe_machine().to_dict()
     text = json.dumps(record)

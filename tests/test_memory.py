@@ -1,19 +1,19 @@
-"""Memory: four numbers that are absent where there is nothing to read, and a peak seen from a second thread."""
+"""Memory: four numbers that are absent where there is nothing to read, and clean-ups that say what came back."""
 
 import collections
-import itertools
+import ctypes
 import json
+import mmap
+import platform
 import subprocess
 import sys
-import threading
 import types
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from labkit.errors import LabkitError
-from labkit.memory import measure_peak_rss, measure_release, probe_memory
+from labkit.memory import Release, map_large_blocks, measure_release, measure_tensor_bytes, probe_memory
 
 MIB = 2**20
 
@@ -92,67 +92,25 @@ def test_a_torch_that_does_not_use_cuda_is_left_alone(monkeypatch):
     assert probe_memory()["torch_allocated_bytes"] is None
 
 
-def test_the_peak_is_seen_while_the_function_runs_and_not_only_around_it():
-    is_high, was_seen = threading.Event(), threading.Event()
-
-    def read_rss():
-        if is_high.is_set():
-            was_seen.set()
-            return 90 * MIB
-        return 10 * MIB
-
-    def function():
-        is_high.set()
-        assert was_seen.wait(timeout=30)
-        is_high.clear()
-
-    peak = measure_peak_rss(function, interval_s=0.001, read_rss=read_rss)
-    assert (peak.before_bytes, peak.peak_bytes, peak.after_bytes) == (10 * MIB, 90 * MIB, 10 * MIB)
-    assert peak.growth_bytes == 80 * MIB
-    assert peak.num_readings >= 3
-
-
-def test_a_function_too_short_for_the_watcher_still_has_a_reading_on_both_sides():
-    readings = itertools.chain([10, 30], itertools.repeat(5))
-    peak = measure_peak_rss(lambda: None, interval_s=60, read_rss=lambda: next(readings))
-    assert (peak.before_bytes, peak.peak_bytes, peak.after_bytes, peak.num_readings) == (10, 30, 30, 2)
-
-
-def test_memory_that_is_kept_shows_in_the_real_reading():
-    pytest.importorskip("psutil")
-    kept = []
-    peak = measure_peak_rss(lambda: kept.append(bytearray(b"x") * (64 * MIB)))
-    assert peak.growth_bytes > 48 * MIB
-
-
-def test_the_watcher_ends_when_the_function_fails():
-    num_threads = threading.active_count()
-    with pytest.raises(ZeroDivisionError):
-        measure_peak_rss(lambda: 1 / 0, read_rss=lambda: 1)
-    assert threading.active_count() == num_threads
-
-
-def test_an_interval_of_zero_is_refused():
-    with pytest.raises(LabkitError, match="interval_s"):
-        measure_peak_rss(lambda: None, interval_s=0)
-
-
 # The clean-up of a lab.
 
 
 class Model:
-    """Something that holds memory, can be referred to weakly, and has parameters as torch's modules do."""
+    """Something that holds an array and can be referred to weakly."""
 
     def __init__(self, num_bytes=1000):
         self.weight = Weight(num_bytes)
 
-    def parameters(self):
-        return iter([self.weight])
-
 
 class Weight:
+    """An array of a library that labkit does not know."""
+
     def __init__(self, num_bytes):
         self.data = bytearray(b"x") * num_bytes
+
+    @property
+    def nbytes(self):
+        return len(self.data)
 
 
 @pytest.mark.slow
@@ -235,7 +193,7 @@ def test_an_array_deep_in_a_value_that_outlives_it_is_noticed(build, pick):
     release = measure_release(namespace, "engine")
     assert (release.kept, release.tensor_bytes) == (("engine",), held.nbytes)
     assert "engine is still held by another object" in str(release)
-    namespace = {"engine": build(np.ones(1000))}  # and where nobody holds it, all of it is gone
+    namespace = {"engine": build(np.ones(1000))}  # not held by anything else, all of it is gone
     release = measure_release(namespace, "engine")
     assert (release.is_complete, release.tensor_bytes) == (True, 8000)
 
@@ -310,42 +268,204 @@ def test_in_a_real_notebook_a_shown_model_is_released(run_notebook):
 
 
 def test_the_bytes_of_arrays_are_counted_once():
-    numpy = pytest.importorskip("numpy")
-    array = numpy.zeros(1000)
+    array = np.ones(1000)
     release = measure_release({"a": array, "b": [array]}, "a", "b")
     assert release.tensor_bytes == 8000 and not release.is_complete  # this test still holds it
-    assert "(7.81 KiB were tensors)" in str(release)
+    assert "(tensors: 7.81 KiB" in str(release)
+
+
+# Nominal and resident bytes.
+
+needs_pagemap = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux says which pages are there")
+
+
+@pytest.mark.parametrize(
+    ("tensor_bytes", "resident_bytes", "words"),
+    [
+        (42 * MIB, 42 * MIB, " (tensors: 42.0 MiB, all resident); "),
+        (42 * MIB, 42 * MIB - 1000, " (tensors: 42.0 MiB, all resident); "),
+        (21 * MIB, 6 * MIB, " (tensors: 21.0 MiB, 6.00 MiB of it resident); "),
+        (21 * MIB, 0, " (tensors: 21.0 MiB, 0 B of it resident); "),
+        (21 * MIB, None, " (tensors: 21.0 MiB); "),
+        (0, 0, " given back; "),
+    ],
+)
+def test_the_sentence_compares_what_came_back_with_what_was_resident(tensor_bytes, resident_bytes, words):
+    memory = {"rss_bytes": 100 * MIB, "torch_reserved_bytes": None}
+    assert words in str(Release(memory, memory, ("model",), (), (), tensor_bytes, resident_bytes))
+
+
+@needs_pagemap
+@pytest.mark.parametrize("num_touched", [0, 1, 3, 64])
+def test_only_pages_that_were_touched_are_resident(num_touched):
+    block = mmap.mmap(-1, 64 * mmap.PAGESIZE)
+    block.madvise(mmap.MADV_NOHUGEPAGE)
+    for page in range(num_touched):
+        block[page * mmap.PAGESIZE] = 1
+    array = np.frombuffer(block, dtype=np.uint8)
+    assert measure_tensor_bytes([array]) == (array.nbytes, num_touched * mmap.PAGESIZE)
+
+
+@needs_pagemap
+def test_parts_of_pages_are_counted_as_parts():
+    block = mmap.mmap(-1, 4 * mmap.PAGESIZE)
+    block.madvise(mmap.MADV_NOHUGEPAGE)
+    block[0] = block[3 * mmap.PAGESIZE] = 1
+    array = np.frombuffer(block, dtype=np.uint8)
+    assert measure_tensor_bytes([array[100:-300]])[1] == 2 * mmap.PAGESIZE - 400
+    assert measure_tensor_bytes([array[100:150]]) == (50, 50)
+    assert measure_tensor_bytes([array[mmap.PAGESIZE + 100 :][:50]]) == (50, 0)
+
+
+@needs_pagemap
+def test_a_file_that_is_mapped_becomes_resident_as_it_is_read(tmp_path):
+    np.ones(MIB, dtype=np.uint8).tofile(tmp_path / "weights")
+    array = np.memmap(tmp_path / "weights", dtype=np.uint8, mode="r")
+    nominal_bytes, resident_bytes = measure_tensor_bytes([array])
+    assert nominal_bytes == MIB and 0 <= resident_bytes <= MIB
+    assert array.sum() == MIB
+    assert measure_tensor_bytes([array]) == (MIB, MIB)
+
+
+def test_tensors_that_share_a_storage_count_it_once_and_a_tensor_without_one_counts_nothing():
+    torch = pytest.importorskip("torch")
+    whole = torch.ones(1000)
+    resident_bytes = 4000 if sys.platform.startswith("linux") else None
+    assert measure_tensor_bytes([whole, whole[:10], whole.view(10, 100).T]) == (4000, resident_bytes)
+    assert measure_tensor_bytes([torch.ones(1000, device="meta")])[0] == 0
+
+
+def test_what_is_on_a_gpu_is_resident_there():
+    storage = SimpleNamespace(data_ptr=lambda: 4096, nbytes=lambda: 7000)
+    tensor = SimpleNamespace(untyped_storage=lambda: storage, device=SimpleNamespace(type="cuda"))
+    assert measure_tensor_bytes([tensor]) == (7000, 7000 if sys.platform.startswith("linux") else None)
+
+
+def test_a_system_that_does_not_say_which_pages_are_there_gives_none(monkeypatch):
+    def refuse(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("builtins.open", refuse)
+    assert measure_tensor_bytes([np.ones(1000)]) == (8000, None)
 
 
 RELEASE_PROGRAM = """
-import json
-from labkit.memory import measure_release
+import dataclasses, json, sys
+import torch
+from labkit.memory import measure_release, measure_tensor_bytes, probe_memory
 from labkit.models import find_model, load_model
-for _ in range(4):
-    names = dict(zip(("model", "tokenizer"), load_model(find_model("target")), strict=True))
-    weight_bytes = sum(value.numel() * value.element_size() for value in names["model"].parameters())
+
+dtype, folder = sys.argv[1:]
+model = dataclasses.replace(find_model("target"), path_or_id=folder, dtype=dtype)
+for is_used in (True, False, True):
+    before = probe_memory()["rss_bytes"]
+    names = dict(zip(("model", "tokenizer"), load_model(model), strict=True))
+    addresses = [one.data_ptr() for one in names["model"].parameters()]
+    maps = [line.split()[0].split("-") for line in open("/proc/self/maps") if line.rstrip().endswith(".safetensors")]
+    num_mapped = sum(int(low, 16) <= address < int(high, 16) for address in addresses for low, high in maps)
+    if is_used:
+        with torch.inference_mode():
+            names["model"](torch.tensor([[1, 2, 3]]))
+    weight_bytes, weights_resident_bytes = measure_tensor_bytes(names["model"].parameters())
+    grown_bytes = probe_memory()["rss_bytes"] - before
     release = measure_release(names, "model", "tokenizer")
     print(json.dumps({
-        "is_complete": release.is_complete,
-        "tensor_bytes": release.tensor_bytes,
-        "released_bytes": release.released_bytes,
+        "is_used": is_used, "is_complete": release.is_complete, "sentence": str(release),
+        "num_mapped": num_mapped, "num_parameters": len(addresses),
+        "weight_bytes": weight_bytes, "tensor_bytes": release.tensor_bytes,
+        "weights_resident_bytes": weights_resident_bytes, "resident_bytes": release.resident_bytes,
+        "grown_bytes": grown_bytes, "released_bytes": release.released_bytes,
         "rss_after_bytes": release.after["rss_bytes"],
-        "weight_bytes": weight_bytes,
     }))
 """
 
 
+@pytest.fixture(scope="module")
+def folders(root, tmp_path_factory):
+    """{dtype of the files: a folder with the target's weights in it}."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    shipped, wide = root / "data" / "models" / "python-11m", tmp_path_factory.mktemp("float32")
+    AutoModelForCausalLM.from_pretrained(shipped, dtype=torch.float32).save_pretrained(wide)
+    AutoTokenizer.from_pretrained(shipped).save_pretrained(wide)
+    return {"bfloat16": shipped, "float32": wide}
+
+
 @pytest.mark.slow
-def test_a_shipped_model_gives_back_its_weights_and_loading_it_again_and_again_does_not_grow():
-    """In a process of its own, as a kernel is: a thousand other tests leave holes in the heap."""
-    pytest.importorskip("torch")
-    done = subprocess.run([sys.executable, "-c", RELEASE_PROGRAM], capture_output=True, text=True, timeout=300)
+@needs_pagemap
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stored_dtype", ["float32", "bfloat16"])
+def test_a_model_gives_back_what_loading_made_resident_and_loading_it_again_does_not_grow(folders, dtype, stored_dtype):
+    """In a process of its own, as a kernel is: a thousand other tests leave holes in the heap.
+
+    Weights that have the dtype of their file stay mapped from it, others are converted: copied.
+    """
+    program = [sys.executable, "-c", RELEASE_PROGRAM, dtype, str(folders[stored_dtype])]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     rounds = [json.loads(line) for line in done.stdout.splitlines()]
-    assert all(one["is_complete"] for one in rounds), rounds
-    # The weights, and the few frequencies of the rotary positions, which are tensors but no parameters.
-    assert all(0 <= one["tensor_bytes"] - one["weight_bytes"] < 1024 for one in rounds), rounds
-    # The first time also pays for what libraries keep. From then on a model that stayed would be seen: it is one each.
-    weight_bytes = rounds[0]["weight_bytes"]
-    assert rounds[-1]["released_bytes"] > 0.7 * weight_bytes, rounds
-    assert rounds[-1]["rss_after_bytes"] - rounds[0]["rss_after_bytes"] < 0.7 * weight_bytes, rounds
+    is_mapped = dtype == stored_dtype
+    weight_bytes = 11_015_040 * {"float32": 4, "bfloat16": 2}[dtype]
+    for one in rounds:
+        assert one["is_complete"] and one["weight_bytes"] == weight_bytes, one
+        assert one["num_mapped"] == (one["num_parameters"] if is_mapped else 0), one
+        # The weights, and the few frequencies of the rotary positions, which are tensors but no parameters.
+        assert 0 <= one["tensor_bytes"] - weight_bytes < 1024, one
+        assert 0 <= one["resident_bytes"] - one["weights_resident_bytes"] < 1024, one
+        if one["is_used"] or not is_mapped:  # a forward pass reads every weight
+            assert one["weights_resident_bytes"] == weight_bytes and ", all resident)" in one["sentence"], one
+        else:
+            assert one["weights_resident_bytes"] < weight_bytes / 2 and " of it resident)" in one["sentence"], one
+        assert one["released_bytes"] > 0.9 * one["resident_bytes"], one
+    # The first time also pays for what libraries keep. From then on all comes back: a model that stayed would be seen.
+    for one in rounds[1:]:
+        assert one["released_bytes"] > 0.9 * one["grown_bytes"], one
+        assert one["rss_after_bytes"] - rounds[0]["rss_after_bytes"] < 0.5 * weight_bytes, rounds
+
+
+# glibc's heaps.
+
+HEAP_PROGRAM = """
+import ctypes
+from labkit.memory import map_large_blocks
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+
+def is_in_heap(*, is_kept=True):
+    block = libc.malloc(2**20)
+    ranges = [line.split()[0].split("-") for line in open("/proc/self/maps") if line.rstrip().endswith("[heap]")]
+    found = any(int(low, 16) <= block < int(high, 16) for low, high in ranges)
+    if not is_kept:  # kept ones leave no hole that the next would fill
+        libc.free(block)
+    return found
+
+before = is_in_heap(is_kept=False)  # freed: from now on glibc would take such blocks from the heap
+moved = is_in_heap()
+with map_large_blocks():
+    inside = is_in_heap()
+try:
+    with map_large_blocks():
+        raise KeyError
+except KeyError:
+    pass
+print(before, moved, inside, is_in_heap())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these options")
+def test_inside_a_large_block_is_mapped_and_afterwards_it_comes_from_the_heap_again():
+    done = subprocess.run([sys.executable, "-c", HEAP_PROGRAM], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "True", "False", "True"], done.stderr
+
+
+@pytest.mark.parametrize("change", ["another system", "another C library"])
+def test_elsewhere_nothing_is_set_and_nothing_fails(monkeypatch, change):
+    if change == "another system":
+        monkeypatch.setattr(sys, "platform", "darwin")
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: pytest.fail("asked a library"))
+    else:
+        monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
+    with map_large_blocks():
+        assert measure_release({"model": Model()}, "model").is_complete

@@ -20,8 +20,8 @@ TINY = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "num_hidde
         "vocab_size": 4096, "tie_word_embeddings": True, "max_position_embeddings": 1024}  # fmt: skip
 
 
-def make_machine(*gpus, memory_free_bytes=8 * GIB, has_fast_bf16=False):
-    cpu = Cpu(name="test", num_cores=2, num_threads_default=2, has_fast_bf16=has_fast_bf16)
+def make_machine(*gpus, memory_free_bytes=8 * GIB, flags=()):
+    cpu = Cpu(name="test", num_cores=2, num_threads_default=2, flags=flags)
     return Machine(cpu=cpu, gpus=gpus, memory_bytes=16 * GIB, memory_free_bytes=memory_free_bytes, disk_free_bytes=GIB,
                    os="test", python="3.11", load_average=None, governor=None)  # fmt: skip
 
@@ -64,7 +64,7 @@ def test_the_cpu_tier_uses_the_two_shipped_models():
 
 
 def test_a_cpu_with_bf16_instructions_halves_the_bytes():
-    slow, fast = (find_model("draft", machine=make_machine(has_fast_bf16=has)) for has in (False, True))
+    slow, fast = (find_model("draft", machine=make_machine(flags=flags)) for flags in ((), ("avx512_bf16",)))
     assert (slow.dtype, fast.dtype) == ("float32", "bfloat16")
     assert slow.weight_bytes == 2 * fast.weight_bytes
     assert fast.kv_bytes_per_token == 2 * 1 * 2 * 64 * 2  # keys and values, 1 layer, 2 heads, 64, 2 bytes
@@ -299,7 +299,7 @@ def test_weights_that_are_a_link_to_nowhere_or_a_folder_are_named(monkeypatch, f
     ("machine", "dtype"),
     [
         (make_machine(), "float32"),
-        (make_machine(has_fast_bf16=True), "bfloat16"),
+        (make_machine(flags=("amx_bf16",)), "bfloat16"),
         (make_machine(T4), "float16"),
         (make_machine(H100), "bfloat16"),
     ],
@@ -345,7 +345,7 @@ class FakeLoaded:
         return self
 
 
-def test_a_home_of_nobody_and_a_name_that_is_too_long_are_sentences(monkeypatch):
+def test_an_unknown_user_s_home_and_a_name_that_is_too_long_are_errors_with_a_sentence(monkeypatch):
     for name in ("~no-such-user/x", "random:~no-such-user/x", "a" * 300, "random:" + "a" * 300):
         monkeypatch.setenv("LABKIT_MODEL", name)
         with pytest.raises(ModelError, match="there is no"):
@@ -366,7 +366,7 @@ def test_a_safetensors_file_that_is_cut_short_or_a_pointer_is_named(monkeypatch,
     whole = (folder / "model-1.safetensors").read_bytes()
     for content in (whole[:-1], whole[:20], b"version https://git-lfs.github.com/spec/v1\noid sha256:1", b""):
         (folder / "model-1.safetensors").write_bytes(content)
-        with pytest.raises(ModelError, match=r"model-1\.safetensors is no complete safetensors file"):
+        with pytest.raises(ModelError, match=r"model-1\.safetensors is not a complete safetensors file"):
             find_model("target", machine=make_machine())
 
 

@@ -3,6 +3,7 @@
 import gzip
 import json
 import sqlite3
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -553,6 +554,18 @@ def test_on_a_gpu_the_slack_is_what_torch_reserved_and_the_rest_is_what_nvml_see
     found["nvml_used_bytes"] = None
     with pytest.raises(LabkitError, match="cannot be read"):
         memory.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
+
+
+@pytest.mark.parametrize(("resident_bytes", "weights"), [(60, 60), (0, 0), (None, 100)])
+def test_on_a_processor_only_resident_weights_are_a_part_of_the_resident_memory(monkeypatch, resident_bytes, weights):
+    from labkit.profiling import memory
+
+    model = SimpleNamespace(parameters=list, buffers=list)
+    monkeypatch.setattr(memory, "probe_memory", lambda *, gpu_index: {"rss_bytes": 200})
+    monkeypatch.setattr(memory, "measure_activation_peak", lambda function, *, device: 10)
+    monkeypatch.setattr(memory, "measure_tensor_bytes", lambda tensors: (100, resident_bytes))
+    parts = memory.measure_breakdown(lambda: None, model=model, kv_bytes=30)
+    assert parts == {"weights": weights, "kv_cache": 30, "activations": 10, "slack": 0, "rest": 160 - weights}
 
 
 # With torch

@@ -520,8 +520,8 @@ def test_bfloat16_is_chosen_only_where_the_processor_has_it(monkeypatch):
     from labkit import hardware
 
     machine = replace(hardware.probe_machine(), gpus=())
-    for has, dtype in ((True, "bfloat16"), (False, "float32")):
-        seen = replace(machine, cpu=replace(machine.cpu, has_fast_bf16=has))
+    for flags, dtype in ((("avx512_bf16",), "bfloat16"), ((), "float32")):
+        seen = replace(machine, cpu=replace(machine.cpu, flags=flags))
         monkeypatch.setattr(hardware, "probe_machine", lambda seen=seen: seen)
         assert estimate_launch("vllm", model=DRAFT).settings["dtype"] == dtype
     monkeypatch.setenv("LABKIT_TIER", "hopper")  # cannot conjure a GPU: the engine would not start

@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads beside another process cost 15 to 40 times
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.resolve().parents[1]))
 
 import corpus  # noqa: E402
 import numpy as np  # noqa: E402
@@ -25,7 +27,8 @@ import torch  # noqa: E402
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-HERE = Path(__file__).parent
+from labkit.hardware import probe_machine  # noqa: E402
+
 END = "<|endoftext|>"
 SEED, BLOCK, SHORT, DECAY, LONG, WARMUP_STEPS = 0, 1024, 256, 0.35, 0.15, 40
 SHAPES = {  # layers, hidden, MLP, heads, KV heads; head dimension 64, tied embeddings
@@ -59,7 +62,7 @@ def main() -> None:
     run |= {"model": args.model, "num_parameters": sum(p.numel() for p in model.parameters()),
             "corpus_tokens": len(ids), "sources": sources, "command": " ".join(["python", *sys.argv]),
             "python": platform.python_version(), "torch": torch.__version__, "device": device,
-            "device_name": torch.cuda.get_device_name() if device == "cuda" else _cpu_name(),
+            "device_name": torch.cuda.get_device_name() if device == "cuda" else probe_machine().cpu.name,
             "threads": args.threads}  # fmt: skip
     model.to("cpu", torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -118,7 +121,7 @@ def run_training(model: LlamaForCausalLM, ids: np.ndarray, args, device: str) ->
             optimizer.load_state_dict(state)
         first, curve, seconds = saved["step"], saved["curve"], saved["seconds"]
         print(f"continuing at step {first}", flush=True)
-    use_bf16 = device == "cuda" or _has_fast_bf16()
+    use_bf16 = device == "cuda" or probe_machine().cpu.has_bf16
     compiled = torch.compile(model)
     started = time.perf_counter()
     for step in range(first, num_steps):
@@ -184,16 +187,6 @@ def orthogonalize(matrix: torch.Tensor, *, num_iterations: int = 5) -> torch.Ten
         gram = x @ x.T
         x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
     return x.T if is_tall else x
-
-
-def _has_fast_bf16() -> bool:
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _cpu_name() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

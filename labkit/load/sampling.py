@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from labkit.errors import InstallError
 from labkit.load.transport import HttpTransport
+from labkit.nvml import Nvml
 
 __all__ = ["GpuReader", "Sampling", "read_counters", "read_page", "run_sampling", "sample_server"]
 
@@ -99,26 +100,20 @@ class GpuReader:
     """Reads the first GPU of this machine; `read()` is {} if there is none."""
 
     def __init__(self) -> None:
-        self._nvml = self._handle = None
-        with contextlib.suppress(Exception):  # no binding, no driver, no device: all of them mean "none"
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByIndex(0)
+        self._nvml = Nvml()
+        self._handle = self._nvml.ask("nvmlDeviceGetHandleByIndex", 0)
 
     def read(self) -> dict[str, float]:
         """Return gpu_utilization, gpu_memory_bytes and gpu_power_w, as far as the driver reports them."""
-        if self._nvml is None:
-            return {}
-        found, nvml, handle = {}, self._nvml, self._handle
-        for name, ask in (
-            ("gpu_utilization", lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
-            ("gpu_memory_bytes", lambda: float(nvml.nvmlDeviceGetMemoryInfo(handle).used)),
-            ("gpu_power_w", lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
-        ):
-            with contextlib.suppress(Exception):
-                found[name] = ask()
-        return found
+        rates = self._nvml.ask("nvmlDeviceGetUtilizationRates", self._handle)
+        memory = self._nvml.ask("nvmlDeviceGetMemoryInfo", self._handle)
+        milliwatts = self._nvml.ask("nvmlDeviceGetPowerUsage", self._handle)
+        found = {
+            "gpu_utilization": None if rates is None else rates.gpu / 100,
+            "gpu_memory_bytes": None if memory is None else float(memory.used),
+            "gpu_power_w": None if milliwatts is None else milliwatts / 1e3,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 async def run_sampling(

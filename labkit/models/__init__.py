@@ -8,7 +8,7 @@
     random:/path/config.json     random weights of any configuration
     Qwen/Qwen3-0.6B              a model of the Hugging Face Hub
 
-or two of them with a comma between: target,draft. Weights are read from safetensors only, and code that comes with a
+or two of them separated by a comma: target,draft. Weights are read from safetensors only, and code that comes with a
 model never runs.
 """
 

@@ -1,4 +1,4 @@
-"""What is in a folder with a model? config.json, and the headers of exactly the files that loading would read."""
+"""What is in a model's folder? config.json, and the headers of exactly the files that loading would read."""
 
 import json
 import math
@@ -14,7 +14,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".gguf")
 
 
 def load_config(path: Path) -> dict[str, Any]:
-    """Read a config.json; raises ModelError when it is not one of a language model."""
+    """Read a config.json; raises ModelError unless it is a language model's."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -25,9 +25,9 @@ def load_config(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> list[tuple[int, int]]:
-    """Return (values, bytes) of each tensor of a folder's safetensors files; raises ModelError for what is not whole.
+    """Return (values, bytes) of each tensor of a folder's safetensors files; raises ModelError if one is incomplete.
 
-    As Transformers chooses: model.safetensors, else the files that the index names. Without either, every
+    Files as Transformers chooses them: model.safetensors, else those that the index names. Without either, all
     *.safetensors but `consolidated` ones, which repeat the rest in another layout.
     """
     return [tensor for path in _find_files(folder) for tensor in _read_header(path)]
@@ -50,7 +50,7 @@ def _find_files(folder: Path) -> list[Path]:
 
 
 def _read_index(folder: Path) -> list[Path]:
-    """Return the files that the index names: a shard of another download beside them is not counted."""
+    """Return the files that the index names; a shard left from another download is not counted."""
     try:
         names = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
         paths = [folder / name for name in names]
@@ -86,6 +86,6 @@ def _read_header(path: Path) -> list[tuple[int, int]]:
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(
-            f"{path.name} is no complete safetensors file: {error}.",
+            f"{path.name} is not a complete safetensors file: {error}.",
             next_step="copy or download it again; a Git LFS pointer is a small text file.",
         ) from None

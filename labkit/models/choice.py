@@ -104,7 +104,7 @@ def _find_random(name: str, machine: Machine) -> Model:
 
 
 def _find_path(text: str) -> Path | None:
-    """Return the path, whether or not something is there; None for what can be none (too long, ~ of no user)."""
+    """Return the path, whether or not something is there; None if it cannot be one (too long, ~ of an unknown user)."""
     try:
         path = expand_path(text)
         path.exists()

@@ -1,4 +1,4 @@
-"""What is known of a model from its configuration and the headers of its files, before a weight is loaded?"""
+"""What is known about a model from its configuration and its files' headers, before a weight is loaded?"""
 
 import os
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 
 from labkit.environment import find_course_root
 from labkit.errors import ModelError
-from labkit.hardware import Gpu, Machine, estimate_tier
+from labkit.hardware import Gpu, Machine, choose_dtype, estimate_tier
 from labkit.models.checkpoint import load_config, read_tensors
 from labkit.models.packing import read_packing
 from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters
@@ -16,23 +16,28 @@ from labkit.roofline.parameters import estimate_packed_bytes
 __all__ = [
     "BYTES_PER_VALUE",
     "Model",
-    "choose_device",
-    "estimate_dtype",
+    "choose_gpu",
     "estimate_model",
     "find_models_folder",
     "load_description",
 ]
 
-BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # of the plain dtypes: any other is packed
+BYTES_PER_VALUE = {"float32": 4, "bfloat16": 2, "float16": 2}  # plain dtypes; all others are packed
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """One model that can be loaded, known from its configuration alone.
 
-    `source` is "shipped", "local", "random" or "hub"; `dtype` that of the weights in memory ("int4", "int8" or
-    "fp8": packed, as the checkpoint says). `weight_bytes` and `kv_bytes_per_token` are for that dtype; a packed model
-    caches in 16 bits.
+    Attributes:
+        name: what the course calls it.
+        source: "shipped", "local", "random" or "hub".
+        path_or_id: its folder, its configuration ("random"), or its id on the Hub.
+        config: its config.json.
+        num_parameters: its parameters, tied ones once.
+        weight_bytes: nominal bytes of the weights in `dtype`.
+        kv_bytes_per_token: bytes of keys and values that one token adds to the cache; 16 bits each if packed.
+        dtype: that of the weights in memory; "int4", "int8" or "fp8" if the checkpoint is packed.
     """
 
     name: str
@@ -48,8 +53,8 @@ class Model:
 def load_description(folder: Path, *, source: str, machine: Machine) -> Model:
     """Read config.json and the headers of the safetensors files: exact counts and bytes, nothing loaded.
 
-    Raises ModelError for a folder without a configuration, without safetensors (a pickle is never opened), or with a
-    file that is cut short.
+    Raises ModelError if the configuration or the safetensors are missing (a pickle is never opened), or a file is cut
+    short.
     """
     if not (folder / "config.json").is_file():
         step = "run `make models`, or fetch data/models again with git." if source == "shipped" else "check the path."
@@ -76,12 +81,12 @@ def estimate_model(
 ) -> Model:
     """Return the `Model` of a configuration; what is not given is computed from it.
 
-    `dtype` is that of the checkpoint's packed weights, else what this `machine` is fast at.
+    `dtype` defaults to that of packed weights, else to the one that `machine` is fast at.
     """
     for key in ("num_hidden_layers", "vocab_size", "max_position_embeddings"):  # used where the shape is not needed
         _check_count(config, key)
     packing = read_packing(config)
-    dtype = dtype or (packing.dtype if packing else estimate_dtype(machine))
+    dtype = dtype or (packing.dtype if packing else _estimate_dtype(machine))
     num_parameters = num_parameters or estimate_num_parameters(config)
     if weight_bytes is None and dtype in BYTES_PER_VALUE:
         weight_bytes = num_parameters * BYTES_PER_VALUE[dtype]
@@ -91,7 +96,7 @@ def estimate_model(
             is_head_packed=packing.is_head_packed,
         )  # fmt: skip
     kv_bytes = estimate_kv_bytes_per_token(config, bytes_per_value=BYTES_PER_VALUE.get(dtype, 2))
-    if min(num_parameters, weight_bytes, kv_bytes) <= 0:  # such a model would fit anywhere
+    if min(num_parameters, weight_bytes, kv_bytes) <= 0:  # such a model would fit everywhere
         raise ModelError(
             f"{name} would have {num_parameters:,} parameters in {weight_bytes:,} bytes, and {kv_bytes:,} bytes of "
             "cache per token.",
@@ -100,8 +105,8 @@ def estimate_model(
     return Model(name, source, path_or_id, config, num_parameters, weight_bytes, kv_bytes, dtype)
 
 
-def choose_device(machine: Machine) -> tuple[str, Gpu | None]:
-    """Return where models are loaded: ("cuda:N", the best GPU), or ("cpu", None) where the tier is "cpu".
+def choose_gpu(machine: Machine) -> tuple[str, Gpu | None]:
+    """Return where models are loaded: ("cuda:N", the best GPU), or ("cpu", None) if the tier is "cpu".
 
     N counts as torch does: CUDA puts the fastest GPU first, unless CUDA_DEVICE_ORDER=PCI_BUS_ID keeps NVML's order.
     """
@@ -112,11 +117,9 @@ def choose_device(machine: Machine) -> tuple[str, Gpu | None]:
     return f"cuda:{machine.gpus.index(best) if is_bus_order else 0}", best
 
 
-def estimate_dtype(machine: Machine) -> str:
-    """Return bfloat16 on Ampere and newer, float16 on older GPUs, and on a CPU bfloat16 only where it is fast."""
-    if choose_device(machine)[1] is not None:
-        return "float16" if estimate_tier(machine) == "t4" else "bfloat16"
-    return "bfloat16" if machine.cpu.has_fast_bf16 else "float32"
+def _estimate_dtype(machine: Machine) -> str:
+    """Return the dtype of plain weights; LABKIT_TIER does not count without a GPU."""
+    return choose_dtype(machine, tier="cpu" if choose_gpu(machine)[1] is None else estimate_tier(machine))
 
 
 def find_models_folder() -> Path:

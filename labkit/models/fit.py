@@ -1,4 +1,4 @@
-"""What fits on this machine? Weights and cache of every model that the course knows, beside the free memory."""
+"""What fits on this machine? Weights and cache of every model that the course knows, and the free memory."""
 
 import contextlib
 import os
@@ -7,23 +7,30 @@ from dataclasses import dataclass
 from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
 from labkit.models.choice import SHIPPED, find_model, load_reference
-from labkit.models.description import Model, choose_device, find_models_folder, load_description
+from labkit.models.description import Model, choose_gpu, find_models_folder, load_description
 from labkit.units import format_bytes
 
 __all__ = ["Fit", "list_models"]
 
-RESERVE = 0.2  # share of the memory left for activations, the allocator and whatever else runs
-ASKED = "asked for"  # stands where the tier stands, for a model that LABKIT_MODEL names
+RESERVE = 0.2  # share of the memory kept for activations, the allocator and whatever else runs
+ASKED = "asked for"  # in place of the tier, for a model that LABKIT_MODEL names
 CONTEXT_TOKENS = 4096  # the cache that a fit must have room for: one sequence of this length
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Does a model fit on this machine? `str(fit)` is one line of a table, `reason` the sentence with the numbers.
+    """Whether a model fits on this machine; `str(fit)` is one line of a table.
 
-    `needed_bytes`: weights and the cache of one sequence of 4,096 tokens (or the model's limit). `free_bytes`: what
-    the device has, None when unknown. `has_room`: needed_bytes <= 0.8 free_bytes. `is_of_tier`: what the labs take
-    here, by LABKIT_MODEL (its `tier` is then "asked for") or by the tier of this machine.
+    Attributes:
+        model: the model.
+        role: "target" or "draft".
+        tier: the tiers that use it, or "asked for" (LABKIT_MODEL).
+        device: where it would be loaded.
+        needed_bytes: weights, and the cache of one sequence of 4,096 tokens (or the model's limit).
+        free_bytes: what the device has; None if unknown.
+        has_room: needed_bytes <= 0.8 free_bytes.
+        is_of_tier: whether the labs use it here, because of LABKIT_MODEL or of this machine's tier.
+        reason: a sentence with the numbers.
     """
 
     model: Model
@@ -48,8 +55,8 @@ class Fit:
 def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
     """Return every model that the course knows, with the bytes it needs and whether they fit, before any download.
 
-    What LABKIT_MODEL names comes first; ModelError when it names nothing. A draft is only asked for by some labs, so
-    a target without one is no error here.
+    What LABKIT_MODEL names comes first; ModelError if it names nothing. Only some labs need a draft, so a target
+    without one is not an error here.
     """
     machine = machine or probe_machine()
     known, is_asked = [], bool(os.environ.get("LABKIT_MODEL", "").strip())
@@ -67,7 +74,7 @@ def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
 
 
 def _estimate_fit(model: Model, role: str, tier: str, machine: Machine, *, is_taken: bool) -> Fit:
-    name, gpu = choose_device(machine)
+    name, gpu = choose_gpu(machine)
     device = "the CPU" if gpu is None else name
     free_bytes = machine.memory_free_bytes if gpu is None else gpu.memory_bytes
     context = min(CONTEXT_TOKENS, model.config.get("max_position_embeddings") or CONTEXT_TOKENS)
@@ -77,7 +84,7 @@ def _estimate_fit(model: Model, role: str, tier: str, machine: Machine, *, is_ta
     reason = (
         f"{model.name} in {model.dtype} needs {format_bytes(model.weight_bytes)} for weights and "
         f"{format_bytes(needed - model.weight_bytes)} for the cache of {context:,} tokens; "
-        f"{seen} {'free on' if gpu is None else 'in all on'} {device}, of which {RESERVE:.0%} stay in reserve."
+        f"{seen} {'free' if gpu is None else 'there in total'} on {device}, of which {RESERVE:.0%} stay in reserve."
     )
     if not has_room:
         reason += " Pick a smaller tier (`labkit models --fits`) or 4-bit."

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from labkit.allocator import map_large_blocks
 from labkit.errors import ModelError
 from labkit.hardware import probe_machine
-from labkit.models.description import BYTES_PER_VALUE, Model, choose_device, find_models_folder
+from labkit.memory import map_large_blocks
+from labkit.models.description import BYTES_PER_VALUE, Model, choose_gpu, find_models_folder
 from labkit.units import format_bytes
 
 __all__ = ["load_model", "run_explained"]
@@ -19,18 +19,18 @@ __all__ = ["load_model", "run_explained"]
 def load_model(model: Model, *, device: str | None = None) -> tuple[Any, Any]:
     """Load weights and tokenizer; return (model, tokenizer), in evaluation mode on `device`.
 
-    `device`: "cpu" or "cuda:0"; by default the best GPU, unless the tier is "cpu". On the CPU one intra-op thread is
-    set: small models are bound by dispatch, and a second, spinning thread made them up to 15 times slower beside
-    another process. Random weights come from seed 0; without a tokenizer.json beside their configuration they use the
-    shipped tokenizer. Raises ModelError, also for a checkpoint that does not fill the model: random layers would be
-    measured.
+    `device`: "cpu" or "cuda:0"; by default the best GPU, unless the tier is "cpu". On a CPU torch gets one intra-op
+    thread: small models are bound by dispatch, and a second, spinning thread made them up to 15 times slower beside
+    another process. Weights stay mapped from their file if they have its dtype, and become resident as they are read.
+    Random weights come from seed 0; without a tokenizer.json beside their configuration they use the shipped
+    tokenizer. Raises ModelError, also for a checkpoint that does not fill the model: you would measure random layers.
     """
     if "torch" not in sys.modules:  # OpenMP reads it once, when it starts
         os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     if device is None:
-        device, _ = choose_device(probe_machine())
+        device, _ = choose_gpu(probe_machine())
     size = f" ({format_bytes(_estimate_download_bytes(model))})"
-    with map_large_blocks():  # so that a lab's clean-up gives the weights back
+    with map_large_blocks():  # so that a lab's clean-up gets converted weights back
         loaded, tokenizer = run_explained(
             lambda: _load(model, device), name=model.path_or_id, is_hub=model.source == "hub", size=size
         )
@@ -43,7 +43,7 @@ def load_model(model: Model, *, device: str | None = None) -> tuple[Any, Any]:
 
 
 def run_explained(load: Callable[[], Any], *, name: str, is_hub: bool, size: str = "") -> Any:
-    """Call `load`; what Transformers and the Hub raise becomes a ModelError: what to fetch, and where to put it."""
+    """Call `load`; turn an error of Transformers or the Hub into a ModelError: what to fetch, and where to put it."""
     try:
         return load()
     except ModuleNotFoundError as error:
@@ -87,7 +87,7 @@ def _load_weights(model: Model) -> Any:
 
     dtype = getattr(torch, model.dtype) if model.dtype in BYTES_PER_VALUE else "auto"
     if model.weight_bytes < 10**9:
-        logging.disable_progress_bar()  # a bar that is over in a blink is noise in a stored notebook
+        logging.disable_progress_bar()  # a bar of half a second is noise in a stored notebook
     loaded, info = AutoModelForCausalLM.from_pretrained(
         model.path_or_id, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True,
         ignore_mismatched_sizes=True,  # they are refused below, by name
@@ -97,7 +97,7 @@ def _load_weights(model: Model) -> Any:
 
 
 def _check_filled(name: str, loaded: Any, info: dict[str, Any]) -> None:
-    """Raise ModelError where weights stayed random, or a layer of the files has no place in the model."""
+    """Raise ModelError if weights stayed random, or the model has no place for a layer of the files."""
     is_tied = getattr(loaded.config, "tie_word_embeddings", False)
     tied = set(getattr(loaded, "_tied_weights_keys", None) or ()) if is_tied else set()
     reshaped = {key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]}
@@ -116,7 +116,7 @@ def _check_filled(name: str, loaded: Any, info: dict[str, Any]) -> None:
 
 
 def _estimate_download_bytes(model: Model) -> int:
-    """Return the bytes of the files on the Hub: plain ones in the dtype they were saved in, or 16 bits."""
+    """Return the bytes of the files on the Hub: plain ones in the dtype that they were saved in, else 16 bits."""
     if model.dtype not in BYTES_PER_VALUE:
         return model.weight_bytes
     saved = str(model.config.get("dtype") or model.config.get("torch_dtype")).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""How does a checkpoint pack its matrices? Read from `quantization_config`, whose form each method chose for itself."""
+"""How does a checkpoint pack its matrices? Read from `quantization_config`, which has a form for each method."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,14 +8,19 @@ from labkit.errors import ModelError
 
 __all__ = ["Packing", "read_packing"]
 
-_DEFAULT_GROUP = 128  # of AWQ and GPTQ, where the config says nothing
+_DEFAULT_GROUP = 128  # of AWQ and GPTQ, if the config does not say
 
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """What `labkit.roofline.parameters.estimate_packed_bytes` needs, and the name of the format ("fp8", "int4").
+    """How weights are packed: what `labkit.roofline.parameters.estimate_packed_bytes` needs.
 
-    `group_size`: values of a row that share a scale of `scale_bits` (with its zero); 0: one for each output channel.
+    Attributes:
+        dtype: name of the format: "fp8", "int4", "int8".
+        bits: bits per value.
+        group_size: values of a row that share a scale; 0 if each output channel has one.
+        scale_bits: bits of a scale and its zero point.
+        is_head_packed: whether the output head is packed too.
     """
 
     dtype: str
@@ -26,7 +31,7 @@ class Packing:
 
 
 def read_packing(config: Mapping[str, Any]) -> Packing | None:
-    """Return how the weights are packed, or None for plain ones; raises ModelError for a method that is not known."""
+    """Return how the weights are packed, or None for plain ones; raises ModelError for an unknown method."""
     quantization = config.get("quantization_config")
     if quantization is None:
         return None

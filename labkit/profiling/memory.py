@@ -1,18 +1,19 @@
 """Where did the memory go? Categories in bytes that add up to the whole.
 
-    weights       the parameters, tied ones once
+    weights       the parameters, tied ones once; on a processor those of their bytes that are resident
     kv_cache      keys and values of the tokens so far
     activations   what a step holds at its peak beyond those two, and gives back
     slack         taken by the allocator from the driver, and used by no tensor (GPU)
     rest          everything else: Python, libraries, the CUDA context; on a processor also the allocator's slack
 
-The whole is what the system says that is used: NVML on a GPU (all processes), resident memory (RSS) on a processor.
+The whole is what the system reports as used: NVML on a GPU (all processes), resident memory (RSS) on a processor.
+RSS does not contain what is mapped from a file and was never read, so there only resident weights count.
 """
 
 from collections.abc import Callable
 
 from labkit.errors import LabkitError
-from labkit.memory import probe_memory
+from labkit.memory import measure_tensor_bytes, probe_memory
 from labkit.profiling.run import run_memory_profile
 
 __all__ = [
@@ -45,10 +46,12 @@ def estimate_breakdown(
 
 
 def measure_weight_bytes(model) -> int:
-    """Return the bytes of a torch module's parameters and buffers; a tensor that two modules share counts once."""
-    tensors = (*model.parameters(), *model.buffers())
-    seen = {tensor.data_ptr(): tensor.numel() * tensor.element_size() for tensor in tensors}
-    return sum(seen.values())
+    """Return how many bytes of a torch module's parameters and buffers are resident, shared ones once.
+
+    All of them on a GPU, and where the system does not say which pages are in memory (macOS).
+    """
+    nominal_bytes, resident_bytes = measure_tensor_bytes((*model.parameters(), *model.buffers()))
+    return nominal_bytes if resident_bytes is None else resident_bytes
 
 
 def measure_activation_peak(function: Callable[[], object], *, device: str = "cpu") -> int:

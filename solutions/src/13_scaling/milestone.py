@@ -1,13 +1,54 @@
-"""Made-up records of phase 1 for the milestone's check: each set has other winners, and decoys beside every answer."""
+"""The milestone of phase 1, and made-up records for its check: each set has other winners, and decoys beside every answer.
 
+It reads of lab 11 ("profile") decode_OPERATOR_self_fraction and weights_bytes, kv_cache_bytes, activations_bytes; of
+lab 12 ("engines") mixed_vllm_tok_per_s; of lab 13 ("sweep") the setting `clients` and clientsN_waiting_s,
+clientsN_prefill_s, clientsN_decode_s.
+"""
+
+import math
 import random
+import statistics
 from types import SimpleNamespace
 
-__all__ = ["MADE", "make_samples"]
+from labkit.checks.milestone import Milestone
+from labkit.stats import estimate_mean_interval
+
+__all__ = ["MADE", "PHASE_1", "find_largest_part", "make_samples"]
 
 _OPERATORS = ("mm", "add", "mul", "copy", "softmax")
 _MEMORY = ("weights", "kv_cache", "activations")
 _PARTS = ("waiting", "prefill", "decode")
+
+
+def find_largest_part(sweep, *, clients: int) -> str:
+    """Return which part of the latency is the largest with this number of clients."""
+    return max(_PARTS, key=lambda part: statistics.fmean(sweep.samples[f"clients{clients}_{part}_s"]))
+
+
+def _estimate_claims(found: dict) -> dict:
+    profile, sweep = found["profile"].samples, found["sweep"]
+    start, end = "decode_", "_self_fraction"
+    shares = {key[len(start) : -len(end)]: statistics.fmean(values) for key, values in profile.items()
+              if key.startswith(start) and key.endswith(end)}  # fmt: skip
+    logs = [math.log(value) for value in found["engines"].samples["mixed_vllm_tok_per_s"]]
+    around = estimate_mean_interval(logs)
+    return {
+        "slowest_part": max(shares, key=shares.get),
+        "largest_memory": max(_MEMORY, key=lambda name: statistics.fmean(profile[f"{name}_bytes"])),
+        "tok_per_s": math.exp(statistics.fmean(logs)),
+        "low": math.exp(around.low),
+        "high": math.exp(around.high),
+        "main_latency": find_largest_part(sweep, clients=max(sweep.settings["clients"])),
+    }
+
+
+PHASE_1 = Milestone(
+    "13.5",
+    "you can profile a model, find its slowest part and explain its memory; measure a serving baseline and name "
+    "the main latency component",
+    {"profile": ("11", "profile"), "engines": ("12", "engines"), "sweep": ("13", "sweep")},
+    _estimate_claims,
+)
 
 
 def make_samples(seed: int, *, slowest: str, prefill: str, memory: str, latency: str, alone: str) -> dict[str, tuple]:

@@ -18,7 +18,7 @@ _NUM_SEEDS = 400
 def expect_poisson(draw_schedule: LearnerFunction) -> dict:
     """Fail with the first thing that is wrong about the schedules; returns what was seen of them."""
     long_s = [_draw(draw_schedule, 50.0, 250.0, seed) for seed in (3, 4)]
-    _expect_instants(long_s[0], 50.0, 250.0)
+    _expect_times(long_s[0], 50.0, 250.0)
     if not np.array_equal(long_s[0], _draw(draw_schedule, 50.0, 250.0, 3)):
         fail("the same seed gave two different schedules: draw from a generator that only `seed` decides.")
     if len(long_s[0]) < 60:
@@ -29,7 +29,7 @@ def expect_poisson(draw_schedule: LearnerFunction) -> dict:
         fail("seeds 3 and 4 gave the same schedule: `seed` is not used.")
     runs = [_draw(draw_schedule, 20.0, 10.0, seed) for seed in range(_NUM_SEEDS)]
     for times in runs:
-        _expect_instants(times, 20.0, 10.0)
+        _expect_times(times, 20.0, 10.0)
     _expect_counts(runs, 20.0, 10.0)
     _expect_ends(runs, 20.0, 10.0)
     _expect_gaps(long_s)
@@ -45,19 +45,19 @@ def _draw(function: LearnerFunction, rate_per_s: float, duration_s: float, seed:
     except (TypeError, ValueError):
         times = np.zeros((0, 0))
     if times.ndim != 1:
-        fail(f"{function.call}: the answer is one row of instants in seconds, and this is {shorten(repr(got), 60)}.")
+        fail(f"{function.call}: expected a 1-D sequence of seconds, got {shorten(repr(got), 60)}.")
     return times
 
 
-def _expect_instants(times: np.ndarray, rate_per_s: float, duration_s: float) -> None:
+def _expect_times(times: np.ndarray, rate_per_s: float, duration_s: float) -> None:
     if not len(times):
         fail(f"no request at all at {rate_per_s:g} a second for {duration_s:g} s.")
     if not np.isfinite(times).all() or times.min() < 0:
-        fail("an instant is negative or no number: time begins at 0 and gaps are positive.")
+        fail("a time is negative or not a number: time begins at 0 and gaps are positive.")
     if (np.diff(times) < 0).any():
         if times.max() < 1.0 < duration_s:
-            fail("those are the gaps between requests: add them up, each request needs its absolute instant.")
-        fail("the instants are not in order: sort them, or add up gaps.")
+            fail("those are the gaps between requests: add them up, each request needs its absolute time.")
+        fail("the times are not in order: sort them, or add up gaps.")
     if times.max() > 100 * duration_s:
         fail(f"the last request is due at {times.max():.6g} in a run of {duration_s:g} s: are those milliseconds?")
     if times.max() > duration_s:
@@ -94,7 +94,7 @@ def _expect_ends(runs, rate_per_s: float, duration_s: float) -> None:
     if firsts.max() == 0:
         fail("the first request always comes at 0: no user waits for your clock. The first gap comes first.")
     if (lefts < 1e-6 * duration_s).mean() > 0.5:
-        fail("the last request always falls on the end of the run: the instants are rescaled. That is \"conditioned "
+        fail("the last request always falls on the end of the run: the times are rescaled. That is \"conditioned "
              "Poisson\", whose bursts are milder; leave them as they were drawn.")  # fmt: skip
     for seen, where in ((firsts, "before the first request"), (lefts, "after the last request")):
         if not 0.75 * gap_s < seen.mean() < 1.25 * gap_s:
@@ -110,7 +110,7 @@ def _expect_gaps(long_s) -> None:
     if distance > 2.3:  # the Kolmogorov-Smirnov distance; a right answer exceeds this once in 20,000 times
         cv = gaps.std() / gaps.mean()
         if abs(cv - 1) < 0.05 and len(np.unique(gaps.round(9))) < len(gaps) / 2:
-            fail("the instants are rounded: many gaps are equal, as no two users are. Leave them as they were drawn.")
+            fail("the times are rounded: many gaps are equal, as no two users are. Leave them as they were drawn.")
         fail(f"the gaps are not exponential: their coefficient of variation is {cv:.2f}, and that of a Poisson process "
              "is 1. Draw each gap from the exponential distribution with mean 1 / rate_per_s.")  # fmt: skip
     correlation = np.corrcoef(gaps[1:], gaps[:-1])[0, 1]
