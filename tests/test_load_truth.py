@@ -41,6 +41,8 @@ def test_case_1_on_the_wall_clock():
             run, verdict = measure(server, plan)
             medians = [np.median(measure_latency(run.records, name)) for name in ("ttft", "icl", "tpot", "e2e")]
             errors.append(max(abs(np.array(medians) - [0.1, 0.02, 0.02, 0.4])) if verdict.is_valid else 0.0)
+            if errors[-1] < 0.005:  # the best of three
+                break
     assert min(errors) < 0.005
 
 
