@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from labkit import ceilings, stats
-from labkit.asynchronous import SimulatedDevice, VirtualClock
 from labkit.ceilings import bandwidth
 from labkit.ceilings.arithmetic import measure_gemm_rate
 from labkit.ceilings.bandwidth import Cache, choose_sizes, probe_caches
@@ -28,6 +27,7 @@ from labkit.ceilings.steps import (
 )
 from labkit.errors import HardwareError, LabkitError, ModelError
 from labkit.roofline import estimate_decode_step, estimate_num_parameters
+from labkit.timing import SimulatedDevice, VirtualClock
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = json.loads((ROOT / "data" / "models" / "python-11m" / "config.json").read_text())

@@ -15,7 +15,8 @@ from labkit.plots.measuring import plot_ratios
 from labkit.plots.roofline import Point, Roof, plot_roofline
 from labkit.plots.steps import plot_step_costs
 from labkit.plots.timeline import plot_memory
-from labkit.progress.calibration import Calibration, Guess
+from labkit.progress.calibration import Calibration
+from labkit.progress.state import Prediction
 
 NAN = math.nan
 MANY = list(np.random.default_rng(0).normal(100, 5, 100_000))
@@ -169,7 +170,10 @@ def _curves(points, **options):
         (lambda: plot_prediction([1.0], predicted="5", unit="s", title="t"), "prediction must be numbers"),
         (lambda: plot_memory({"case": {"weights": None}}, title="t"), "bytes of case must be finite"),
         (lambda: plot_ratios([(1.0, NAN, 2.0)], title="t"), "ratios and their intervals must be finite"),
-        (lambda: plot_calibration(Calibration((Guess("a", 0.0, 1.0),))), "predicted over measured must be finite and"),
+        (
+            lambda: plot_calibration(Calibration((Prediction("a", 0.0, 1.0),))),
+            "predicted over measured must be finite and",
+        ),
     ],
 )
 def test_what_a_figure_would_silently_leave_out_is_refused_with_a_sentence(draw, message):

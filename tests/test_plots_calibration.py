@@ -8,13 +8,15 @@ import pytest
 
 from labkit.plots import ESTIMATE, MEASURED, format_alternative
 from labkit.plots.calibration import plot_calibration
-from labkit.progress.calibration import Calibration, Guess, estimate_calibration, format_calibration
+from labkit.progress.calibration import Calibration, estimate_calibration, format_calibration
 from labkit.progress.course import Course, Lab
-from labkit.progress.state import estimate_state
+from labkit.progress.state import Prediction, estimate_state
 
 
 def make(*ratios):
-    return Calibration(tuple(Guess(f"00.p{k}", ratio * 10, 10.0, "tok/s") for k, ratio in enumerate(ratios, start=1)))
+    return Calibration(
+        tuple(Prediction(f"00.p{k}", ratio * 10, 10.0, "tok/s") for k, ratio in enumerate(ratios, start=1))
+    )
 
 
 def state_of(*predictions):
@@ -34,7 +36,7 @@ def test_each_measured_prediction_counts_once_with_its_sign():
         ("prediction", "00.p2", 3), ("measured", "00.p2", 12.0), ("measured", "00.p2", 6.0),
     )  # fmt: skip
     calibration = estimate_calibration(state)
-    assert [guess.ratio for guess in calibration.guesses] == [2.0, 0.5]
+    assert [one.ratio for one in calibration.predictions] == [2.0, 0.5]
     assert (calibration.n, calibration.num_skipped, calibration.num_late, calibration.num_signless) == (2, 0, 0, 0)
 
 
@@ -86,7 +88,7 @@ def test_the_line_says_n_median_direction_and_spread():
     low = format_calibration(make(0.1, 0.5, 0.5, 0.5, 0.5, 0.9))
     assert "n = 6, median predicted over measured 0.500 (too low; 95 % interval 0.100 to 0.900)" in low
     assert "typically a factor of 2.00 off." in low
-    skipped = Calibration(make(1.0).guesses, num_skipped=2)
+    skipped = Calibration(make(1.0).predictions, num_skipped=2)
     assert format_calibration(skipped).endswith("2 skipped, not counted.")
 
 

@@ -19,17 +19,17 @@ def plot_calibration(calibration: Calibration):
     Drawn with the median, its 95 % interval (from six predictions on), and the line of equality.
     """
     n = calibration.n
-    check_drawable("predicted over measured", [guess.ratio for guess in calibration.guesses], is_log=True)
+    check_drawable("predicted over measured", [one.ratio for one in calibration.predictions], is_log=True)
     figure = make_figure(_format_title(calibration), x="predicted over measured (ratio, log axis)", y="")
     rows = list(range(n))
-    ratios = [guess.ratio for guess in calibration.guesses]
+    ratios = [one.ratio for one in calibration.predictions]
     figure.add_scatter(
         x=[1, 1], y=[-0.6, n + 0.6], mode="lines", name="measured", line={"color": MEASURED, "width": 2},
         hoverinfo="skip", showlegend=True,
     )  # fmt: skip
     figure.add_scattergl(
         x=ratios, y=rows, mode="markers", name="predicted", showlegend=True,
-        marker={"color": ESTIMATE, "size": 11, "symbol": "x"}, text=[_describe(one) for one in calibration.guesses],
+        marker={"color": ESTIMATE, "size": 11, "symbol": "x"}, text=[_describe(one) for one in calibration.predictions],
         hovertemplate="%{text}<extra></extra>",
     )  # fmt: skip
     if n:
@@ -45,7 +45,7 @@ def plot_calibration(calibration: Calibration):
             hovertemplate=f"median {format_number(middle)}<extra></extra>",
         )  # fmt: skip
     is_named = n <= _MAX_NAMES
-    ticks = {"tickvals": [*rows, n], "ticktext": [*(guess.id for guess in calibration.guesses), "median"]}
+    ticks = {"tickvals": [*rows, n], "ticktext": [*(one.id for one in calibration.predictions), "median"]}
     shown = ticks if is_named and n else {"showticklabels": False}
     figure.update_yaxes(range=[n + 0.6, -0.6], zeroline=False, **shown)
     figure.update_xaxes(type="log", **_choose_range([*ratios, 1.0]))
@@ -68,8 +68,8 @@ def _format_alternative(calibration: Calibration) -> str:
     text = format_calibration(calibration)
     if not calibration.n:
         return text
-    worst = sorted(calibration.guesses, key=lambda guess: max(guess.ratio, 1 / guess.ratio), reverse=True)
-    told = "; ".join(_describe(guess) for guess in itertools.islice(worst, 3))
+    worst = sorted(calibration.predictions, key=lambda one: max(one.ratio, 1 / one.ratio), reverse=True)
+    told = "; ".join(_describe(one) for one in itertools.islice(worst, 3))
     return f"{text} Farthest from 1: {told}."
 
 

@@ -11,7 +11,7 @@ from labkit.errors import LabkitError
 from labkit.plots._drawable import check_drawable
 from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
 from labkit.regimes import Regimes
-from labkit.stats import _t_quantile  # the quick way to 100,000 intervals
+from labkit.stats import estimate_t_quantile
 from labkit.units import format_number
 
 __all__ = ["plot_curves", "plot_scaling"]
@@ -170,7 +170,7 @@ def _average(values: Sequence[float]) -> tuple[float, float | None, float | None
     n, mean = len(logs), sum(logs) / len(logs)
     if n < 2:
         return math.exp(mean), None, None
-    half = _t_quantile(0.975, n - 1) * math.sqrt(sum((one - mean) ** 2 for one in logs) / (n - 1) / n)
+    half = estimate_t_quantile(0.975, n - 1) * math.sqrt(sum((one - mean) ** 2 for one in logs) / (n - 1) / n)
     return math.exp(mean), math.exp(mean - half), math.exp(min(mean + half, 700.0))
 
 

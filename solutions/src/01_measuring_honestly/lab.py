@@ -37,7 +37,6 @@ from time import perf_counter
 import numpy as np
 
 from labkit import generation, models, plots, stats, timing, units
-from labkit.asynchronous import SimulatedDevice, VirtualClock
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.environment import load_lab_module
@@ -45,6 +44,7 @@ from labkit.hardware import estimate_tier, probe_machine
 from labkit.plots import measuring
 from labkit.quiz import quiz
 from labkit.results import save_record
+from labkit.timing import SimulatedDevice, VirtualClock
 
 # %%
 machine = probe_machine()

@@ -3,7 +3,7 @@
 The device's seconds are known, so every wrong stopwatch gives samples that tell what is wrong with it.
 """
 
-from labkit.asynchronous import SimulatedDevice, VirtualClock
+from labkit.timing import SimulatedDevice, VirtualClock
 
 __all__ = ["LAUNCH_S", "WAIT_S", "find_mistake", "run_world"]
 
