@@ -166,10 +166,10 @@ def _find_difference(record: RequestRecord) -> str:
         return f"{record.cause} ({record.detail})" if record.detail else record.cause
     if "no [DONE]" in record.notes:
         return "the stream ended before [DONE]"
-    if wrong := next((note for note in record.notes if note.startswith("usage ")), ""):
-        return wrong
     if record.source != "chunk usage":
         return "the server sends no running usage, so the tokens of a chunk are unknown"
+    if wrong := next((note for note in record.notes if note.startswith("usage ")), ""):
+        return wrong
     if seen != asked:
         return (
             f"{asked[0]} prompt and {asked[1]} output tokens were asked for, the server counts {seen[0]} and {seen[1]}"
