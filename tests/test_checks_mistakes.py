@@ -95,7 +95,10 @@ def test_entries_are_read_in_order_each_with_its_kind_sentence_and_line(course):
     assert [one.sentence for one in load_mistakes("97.2")] == ["The height is missing."]
 
 
-@pytest.mark.parametrize(("place", "value"), [(0, 18.849555922), (1, 18.849555922), (2, 36), (3, 9), (4, 9), (5, 28.274333882)])
+AREAS = (18.849555922, 18.849555922, 36, 9, 9, 28.274333882)  # of a circle with radius 3, by each entry
+
+
+@pytest.mark.parametrize(("place", "value"), list(enumerate(AREAS)))
 def test_an_entry_is_the_solution_with_its_change(course, place, value):
     mistake = load_mistakes("97.1")[place]
     assert make_names(load_reference("97.1"), mistake.code)["area"](3) == pytest.approx(value)

@@ -201,7 +201,8 @@ NUMERIC = CHOICE | {"kind": "numeric", "answer": 5, "tolerance": 0.1, "unit": "s
 def test_a_damaged_bank_is_an_error_that_names_the_fault(tmp_path, monkeypatch, entry, phrase):
     for folder in ("labs", "labkit", "solutions/src/50_made"):
         (tmp_path / "course" / folder).mkdir(parents=True)
-    (tmp_path / "course/solutions/src/50_made/quiz.json").write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
+    bank = tmp_path / "course/solutions/src/50_made/quiz.json"
+    bank.write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
     monkeypatch.setenv("LABKIT_COURSE", str(tmp_path / "course"))
     with pytest.raises(CheckError, match="50_made/quiz.json is damaged") as caught:
         load_questions("50")

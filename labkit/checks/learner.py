@@ -104,9 +104,11 @@ def copy_arguments(arguments: tuple) -> tuple:
 
 
 def tidy(value):
-    """Return plain Python values for numpy and torch scalars, also inside tuples and lists; arrays stay arrays."""
+    """Return plain Python values for numpy and torch scalars, also in tuples, lists and dicts; arrays stay arrays."""
     if isinstance(value, tuple | list):  # a named tuple becomes a plain one
         return (tuple if isinstance(value, tuple) else list)(tidy(item) for item in value)
+    if isinstance(value, dict):
+        return {tidy(key): tidy(item) for key, item in value.items()}
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 

@@ -42,7 +42,7 @@ from labkit.checks import check, complete, predict, ready, reveal
 from labkit.checks.decoder import find_decoder, load_weights, merge_heads, split_heads
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.steps import plot_step_costs
+from labkit.plots import plot_step_costs
 from labkit.quiz import quiz
 from labkit.results import save_record
 

@@ -1,8 +1,8 @@
-// The live progress view: draws what labkit/views/live.py sends. Plain DOM, no build step, nothing loaded from a network.
-// It takes the place of the plain table (an element with data-labkit-live), wherever the page shows that output. So a
-// notebook that is only looked at has the table and no broken widget.
-// Neutral elements with roles, not lists and headings: the notebook's own style of those would take over.
-// Every text is set as text, never as markup. Open labs and the keyboard's place survive an update.
+// The live progress view: draws what labkit/views/progress.py sends. Plain DOM, no build step, nothing loaded from a network.
+// It replaces the plain table (an element with data-labkit-live) wherever the page shows that output, so that a notebook
+// that is only viewed has the table and no broken widget.
+// Neutral elements with roles instead of lists and headings, because the notebook styles those itself.
+// Every text is set as text, never as markup. Open labs and the keyboard focus survive an update.
 
 function make(tag, { text, ...attributes } = {}, children = []) {
   const element = document.createElement(tag);

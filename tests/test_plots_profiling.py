@@ -1,5 +1,6 @@
+"""A timeline of events, thinned by pixel, and memory by category."""
+
 import random
-import time
 
 import plotly.io
 import pytest
@@ -7,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit import plots
-from labkit.plots import timeline
-from labkit.plots.timeline import merge_by_pixel, plot_memory, plot_timeline
-from labkit.profiling.events import Event
+from labkit.plots import plot_memory, plot_timeline, profiling
+from labkit.plots.profiling import merge_by_pixel
+from labkit.profiling import ProfilerEvent
 
 
 def make_events(count, *, seed=0):
@@ -17,8 +18,8 @@ def make_events(count, *, seed=0):
     draw, events, at_s = random.Random(seed), [], 0.0
     while len(events) < count:
         long_s = draw.expovariate(5e4) * draw.choice((1, 1, 1, 50))
-        events.append(Event("aten::linear", at_s, at_s + long_s))
-        events.append(Event("aten::mm", at_s + 0.2 * long_s, at_s + 0.9 * long_s))
+        events.append(ProfilerEvent("aten::linear", at_s, at_s + long_s))
+        events.append(ProfilerEvent("aten::mm", at_s + 0.2 * long_s, at_s + 0.9 * long_s))
         at_s += long_s + draw.expovariate(1e5) * draw.choice((0, 1, 40))
     return events[:count]
 
@@ -37,13 +38,10 @@ def test_every_figure_builds_and_survives_a_json_round_trip(case):
 
 
 @pytest.mark.slow
-def test_a_timeline_of_100_000_events_is_small_and_quick_to_build():
-    events = make_events(100_000)
-    begin_s = time.process_time()
-    figure = plot_timeline(events, title="t")
-    spent_s = time.process_time() - begin_s
+def test_a_timeline_of_100_000_events_has_few_bars_and_is_small():
+    figure = plot_timeline(make_events(100_000), title="t")
+    assert sum(len(trace.y) for trace in figure.data) <= profiling._MOST_BARS
     assert len(figure.to_json()) < 1_000_000
-    assert spent_s < 10, "seconds of processor time, loose"
     assert "100,000 events" in plots.format_alternative(figure)
     assert "merged into" in plots.format_alternative(figure)
     assert any("merged into" in note.text for note in figure.layout.annotations), "the caption says so, too"
@@ -53,7 +51,9 @@ def test_a_timeline_of_100_000_events_is_small_and_quick_to_build():
 def test_even_the_worst_rows_stay_under_a_megabyte():
     # Long, short, gap, in many threads: as many bars as pixels allow, in each of 40 rows.
     events = [
-        Event("aten::a_rather_long_name_of_an_operator", k + 0.0, k + (0.1 if k % 2 else 1.2), "operator", thread)
+        ProfilerEvent(
+            "aten::a_rather_long_name_of_an_operator", k + 0.0, k + (0.1 if k % 2 else 1.2), "operator", thread
+        )
         for thread in range(40)
         for k in range(0, 5000, 2)
     ]
@@ -105,17 +105,23 @@ def test_an_event_of_exactly_a_pixel_is_not_narrow_and_such_a_gap_is_kept():
     ]  # fmt: skip
 
 
-def test_in_the_figure_a_pixel_is_a_part_of_the_window_and_hovering_says_what_is_there():
-    tiny = [Event("aten::tiny", k * 2e-5, k * 2e-5 + 1e-5) for k in range(50)]  # together less than a pixel of 1 s
-    wide = [Event("aten::mm", 0.5, 0.502), Event("aten::add", 0.5045, 0.505), Event("aten::last", 0.9, 1.0)]
+def test_a_pixel_is_a_fraction_of_the_window_and_hover_text_describes_each_bar():
+    tiny = [
+        ProfilerEvent("aten::tiny", k * 2e-5, k * 2e-5 + 1e-5) for k in range(50)
+    ]  # together less than a pixel of 1 s
+    wide = [
+        ProfilerEvent("aten::mm", 0.5, 0.502),
+        ProfilerEvent("aten::add", 0.5045, 0.505),
+        ProfilerEvent("aten::last", 0.9, 1.0),
+    ]
     figure = plot_timeline([*tiny, *wide], title="t")
     single, block = figure.data
     assert (single.name, block.name) == ("operator", "operator, merged (pale)")
     assert [text.split(",")[0] for text in single.hovertext] == ["aten::mm", "aten::add", "aten::last"]
     assert single.hovertext[0] == "aten::mm, 2.00 ms"
-    assert list(block.hovertext) == ["50 events, 51 % filled"]
+    assert list(block.hovertext) == ["50 events, 51 % busy"]
     assert (
-        "50 of them, each narrower than 1.56 ms like the gaps between, are merged into 1 pale block."
+        "50 of them, shorter than 1.56 ms and closer together than that, are merged into 1 pale block."
         in figure.layout.annotations[0].text
     )
     assert single.marker.opacity > block.marker.opacity
@@ -123,19 +129,19 @@ def test_in_the_figure_a_pixel_is_a_part_of_the_window_and_hovering_says_what_is
 
 
 def test_too_many_bars_make_the_pixels_coarser_and_the_caption_says_so(monkeypatch):
-    monkeypatch.setattr(timeline, "_MOST_BARS", 10)
-    events = [Event("aten::mm", k * 0.004, k * 0.004 + 0.001) for k in range(250)]
+    monkeypatch.setattr(profiling, "_MOST_BARS", 10)
+    events = [ProfilerEvent("aten::mm", k * 0.004, k * 0.004 + 0.001) for k in range(250)]
     figure = plot_timeline(events, title="t")
     assert sum(len(trace.y) for trace in figure.data) <= 10
-    assert "each narrower than 3.12 ms" in plots.format_alternative(figure), "2 pixels of 997 ms: the gaps are 3 ms"
+    assert "shorter than 3.12 ms" in plots.format_alternative(figure), "2 pixels of 997 ms: the gaps are 3 ms"
 
 
-def test_rows_are_kinds_threads_and_depths_and_times_begin_at_the_window():
+def test_rows_are_kinds_threads_and_depths_and_times_start_at_the_window():
     events = [
-        Event("0", 10.0, 20.0, "step"),
-        Event("aten::linear", 11.0, 15.0),
-        Event("aten::mm", 12.0, 14.0),
-        Event("gemm", 13.0, 16.0, "kernel", "stream 7"),
+        ProfilerEvent("0", 10.0, 20.0, "step"),
+        ProfilerEvent("aten::linear", 11.0, 15.0),
+        ProfilerEvent("aten::mm", 12.0, 14.0),
+        ProfilerEvent("gemm", 13.0, 16.0, "kernel", "stream 7"),
     ]
     figure = plot_timeline(events, title="t")
     assert list(figure.layout.yaxis.ticktext) == ["step", "operator", "operator  · 1", "kernel"]
@@ -149,14 +155,14 @@ def test_rows_are_kinds_threads_and_depths_and_times_begin_at_the_window():
     assert all(base >= 0 and base + x <= 1000 for trace in part.data for base, x in zip(trace.base, trace.x))  # noqa: B905
 
 
-def test_what_is_nested_too_deep_is_counted_in_the_caption():
-    events = [Event(f"e{k}", k / 100, 1 - k / 100) for k in range(9)]
+def test_too_deeply_nested_events_are_counted_in_the_caption():
+    events = [ProfilerEvent(f"e{k}", k / 100, 1 - k / 100) for k in range(9)]
     said = plots.format_alternative(plot_timeline(events, title="t", max_depth=6))
-    assert "3 that are nested deeper are not drawn" in said
-    assert "deeper" not in plots.format_alternative(plot_timeline(events, title="t", max_depth=9))
+    assert "3 more deeply nested events are not drawn" in said
+    assert "nested" not in plots.format_alternative(plot_timeline(events, title="t", max_depth=9))
 
 
-def test_the_bars_of_memory_add_up_to_the_whole_and_are_told_in_words():
+def test_the_bars_of_memory_add_up_to_the_whole_and_are_described():
     parts = {"weights": 3 * 2**20, "kv_cache": 2**20, "activations": 2**19, "slack": 0, "rest": 2**21}
     figure = plot_memory({"decode": parts}, title="Weights")
     assert sum(trace.x[0] for trace in figure.data) == pytest.approx(sum(parts.values()) / 2**20)

@@ -1,29 +1,37 @@
-"""What ran when, and what holds the memory? A timeline that stays quick with 100,000 events, and stacked categories.
+"""What ran when, and what holds the memory? A timeline that stays fast with 100,000 events, and stacked categories.
 
-The timeline is thinned by pixel: events narrower than a pixel that stand closer together than a pixel become one block,
-which says how many they are and how much of it they filled. An event or a gap of a pixel or more is always drawn.
+The timeline is thinned by pixel: events that are narrower than a pixel and closer together than a pixel become one
+block, which tells how many they are and how much of it is busy. An event or a gap of a pixel or more is always drawn.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from labkit.plots._drawable import check_drawable
-from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
-from labkit.profiling.events import Event, measure_depths
+from labkit.plots.look import ESTIMATE, MEASURED, MORE, NEUTRAL, add_alternative, check_drawable, make_figure
+from labkit.profiling.events import ProfilerEvent, measure_depths
 from labkit.units import format_bytes, format_seconds
 
-__all__ = ["Bar", "merge_by_pixel", "plot_memory", "plot_timeline"]
+__all__ = ["TimelineBar", "merge_by_pixel", "plot_memory", "plot_timeline"]
 
 _PIXELS = 640  # the width of the plotting area of `make_figure`
 _MOST_BARS = 8_000  # about 0.7 MB of figure
 _KINDS = ("step", "module", "operator", "runtime", "kernel")
-_COLOURS = {"step": NEUTRAL, "module": ESTIMATE, "operator": MEASURED, "runtime": "#CC79A7", "kernel": "#009E73"}
-_PARTS = {"weights": ESTIMATE, "kv_cache": MEASURED, "activations": "#009E73", "slack": "#CC79A7", "rest": NEUTRAL}
+_COLOURS = {"step": NEUTRAL, "module": ESTIMATE, "operator": MEASURED, "runtime": MORE[1], "kernel": MORE[0]}
+_PARTS = {"weights": ESTIMATE, "kv_cache": MEASURED, "activations": MORE[0], "slack": MORE[1], "rest": NEUTRAL}
 _PATTERNS = ("", "/", "x", ".", "-")
 
 
-class Bar(NamedTuple):
-    """One drawn bar: an event, or a block of several that filled `busy_s` of it; a block's name is ""."""
+@dataclass(frozen=True, slots=True)
+class TimelineBar:
+    """One drawn bar: an event, or a block of several events.
+
+    Attributes:
+        start_s: when it starts, in seconds on the clock of the events.
+        end_s: when it ends.
+        num_events: 1, or the number of events in the block.
+        busy_s: seconds of it in which an event ran.
+        name: the name of the event, "" for a block.
+    """
 
     start_s: float
     end_s: float
@@ -32,11 +40,11 @@ class Bar(NamedTuple):
     name: str
 
 
-def merge_by_pixel(events: Sequence[tuple[float, float, str]], *, pixel_s: float) -> list[Bar]:
-    """Return the bars of one row from its (start, end, name), which must not overlap; in order of time.
+def merge_by_pixel(events: Sequence[tuple[float, float, str]], *, pixel_s: float) -> list[TimelineBar]:
+    """Return the bars of one row in order of time, from its (start, end, name), which must not overlap.
 
-    Neighbours are merged only when both are narrower than a pixel and the gap between them is, too. So no block holds
-    an event of a pixel or more, nor covers a gap of a pixel or more.
+    Neighbours are merged only if both of them and the gap between them are narrower than a pixel, so that no block
+    contains an event of a pixel or more, or covers a gap of a pixel or more.
     """
     bars: list[list] = []
     can_grow = False
@@ -48,16 +56,17 @@ def merge_by_pixel(events: Sequence[tuple[float, float, str]], *, pixel_s: float
         else:
             bars.append([start_s, end_s, 1, end_s - start_s, name])
         can_grow = is_narrow
-    return [Bar(*bar) for bar in bars]
+    return [TimelineBar(*bar) for bar in bars]
 
 
 def plot_timeline(
-    events: Sequence[Event], *, title: str, window_s: tuple[float, float] | None = None, max_depth: int = 6
+    events: Sequence[ProfilerEvent], *, title: str, window_s: tuple[float, float] | None = None, max_depth: int = 6
 ):
-    """Return the events over time, one row per kind, thread and depth of nesting; the colour is the kind.
+    """Return the events over time, one row per kind, thread and depth of nesting, coloured by kind.
 
-    `window_s`: (start, end) in seconds on the events' clock, all of them unless given; zooming in shows no more than
-    is drawn, so draw the window again for detail. Rows deeper than `max_depth` are left out, and the caption says so.
+    `window_s`: (start, end) in seconds on the clock of the events, by default all of them. Zooming in shows no more
+    than was drawn; for detail, draw a smaller window. Events nested `max_depth` deep or deeper are left out, and the
+    caption says so.
     """
     shown = [e for e in events if window_s is None or (e.end_s > window_s[0] and e.start_s < window_s[1])]
     figure = make_figure(title, x="time (ms)", y="")
@@ -85,7 +94,7 @@ def plot_timeline(
 
 
 def _split_rows(events, begin_s: float, end_s: float, max_depth: int):
-    """Return {(kind, thread, depth): [(start, end, name)]}, clipped to the window, and how many were too deep."""
+    """Return {(kind, thread, depth): [(start, end, name)]}, clipped to the window, and the number of deeper events."""
     rows: dict[tuple, list] = {}
     num_deep = 0
     kinds = sorted({e.kind for e in events}, key=lambda kind: (_KINDS.index(kind) if kind in _KINDS else 9, kind))
@@ -104,7 +113,7 @@ def _split_rows(events, begin_s: float, end_s: float, max_depth: int):
 
 
 def _draw_kind(figure, kind: str, rows, begin_s: float) -> None:
-    """Add the bars of one kind: single events strong, blocks pale."""
+    """Add the bars of one kind: single events in full colour, blocks pale."""
     for is_block, name in ((False, kind), (True, f"{kind}, merged (pale)")):
         bars = [(row, bar) for row, some in rows for bar in some if (bar.num_events > 1) == is_block]
         if bars:
@@ -119,27 +128,27 @@ def _draw_kind(figure, kind: str, rows, begin_s: float) -> None:
             )  # fmt: skip
 
 
-def _describe_bar(bar: Bar) -> str:
-    start_s, end_s, count, busy_s, name = bar
-    if count == 1:
-        return f"{name[:60]}, {format_seconds(end_s - start_s)}"
-    return f"{count} events, {100 * busy_s / max(end_s - start_s, 1e-12):.0f} % filled"
+def _describe_bar(bar: TimelineBar) -> str:
+    seconds = bar.end_s - bar.start_s
+    if bar.num_events == 1:
+        return f"{bar.name[:60]}, {format_seconds(seconds)}"
+    return f"{bar.num_events} events, {100 * bar.busy_s / max(seconds, 1e-12):.0f} % busy"
 
 
 def _describe(drawn, num_events: int, num_deep: int, pixel_s: float) -> str:
     blocks = [bar for bars in drawn.values() for bar in bars if bar.num_events > 1]
     said = f"{num_events:,} events"
     if blocks:
-        narrow = f"each narrower than {format_seconds(pixel_s)} like the gaps between"
+        narrow = f"shorter than {format_seconds(pixel_s)} and closer together than that"
         said += f"; {sum(bar.num_events for bar in blocks):,} of them, {narrow}, are merged into "
         said += f"{len(blocks):,} pale block{'s' * (len(blocks) > 1)}"
     if num_deep:
-        said += f"; {num_deep:,} that are nested deeper are not drawn"
+        said += f"; {num_deep:,} more deeply nested events are not drawn"
     return said + "."
 
 
 def plot_memory(breakdowns: Mapping[str, Mapping[str, float]], *, title: str):
-    """Return one stacked bar per case, in MiB; `breakdowns` is {case: {category: bytes}} of `estimate_breakdown`."""
+    """Return one stacked bar per case in MiB; `breakdowns`: {case: {category: bytes}}, as of `measure_breakdown`."""
     for case, parts in breakdowns.items():
         check_drawable(f"the bytes of {case}", parts.values())
     figure = make_figure(title, x="memory (MiB)", y="")
