@@ -39,11 +39,11 @@ from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.environment import find_course_root
 from labkit.hardware import estimate_tier, probe_machine
+from labkit.load.run import run_workload
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
 from labkit.servers import agreement
-from labkit.serving import run_workload
 from labkit.workload import draw_equal_lengths, draw_mixed_lengths, draw_shared_prefix
 
 # %%
@@ -376,7 +376,7 @@ if ARE_READY:
 if ARE_READY:
 
     def describe(name, run):
-        sizes = {k: (one.num_prompt_tokens, one.num_output_tokens) for k, one in enumerate(run.requests)}
+        sizes = {k: (one.num_prompt_tokens, one.num_output_tokens) for k, one in enumerate(run.records)}
         dtype = engines[name].to_dict()["settings"]["dtype"]
         return {"dtype": dtype, "sampling": {"temperature": 0}, "requests": sizes}
 
@@ -411,22 +411,22 @@ if ARE_READY:
 if ARE_READY:
     samples = {"vllm_again_tok_per_s": twins["again"], "vllm_twin_tok_per_s": twins["vllm"]}
     for (kind, name), some in runs.items():
-        seen = [[stream_metrics(one.sent_s, one.chunks) for one in run.requests] for run in some]
+        seen = [[stream_metrics(one.sent_s, [chunk[:2] for chunk in one.chunks]) for one in run.records] for run in some]
         for place, metric in enumerate(("ttft_s", "tpot_s", "e2e_s")):
             per_run = [[one[place] for one in run if one[place] is not None] for run in seen]
             samples[f"{kind}_{name}_{metric}"] = [value for run in per_run for value in run]
             samples[f"{kind}_{name}_run_{metric}"] = [stats.summarize(run).p50 for run in per_run]
         samples[f"{kind}_{name}_tok_per_s"] = [run.tok_per_s for run in some]
         samples[f"{kind}_{name}_middle_tok_per_s"] = [run.middle_tok_per_s for run in some]
-        samples[f"{kind}_{name}_peak_bytes"] = [run.peak_memory_bytes for run in some]
+        samples[f"{kind}_{name}_peak_bytes"] = [run.sampling.peak_memory_bytes for run in some]
     for kind, base in (("mixed", "naive"), ("equal", "batched"), ("equal", "naive"), ("shared", "naive")):
         pairs = zip(samples[f"{kind}_vllm_tok_per_s"], samples[f"{kind}_{base}_tok_per_s"], strict=True)
         samples[f"{kind}_vllm_over_{base}_ratio"] = [a / b for a, b in pairs]
 
 # %%
 if ARE_READY:
-    hits = {kind: [run.hit_fraction for run in runs[kind, "vllm"]] for kind in DRAWS}
-    late_s = max(one.lag_s for some in runs.values() for run in some for one in run.requests)
+    hits = {kind: [run.sampling.hit_fraction for run in runs[kind, "vllm"]] for kind in DRAWS}
+    late_s = max(one.lag_s for some in runs.values() for run in some for one in run.records)
     settings = {
         "engines": {name: server.to_dict() for name, server in engines.items()},
         "workloads": {kind: [one.to_dict() for one in drawn[kind]] for kind in DRAWS},
@@ -486,7 +486,7 @@ if ARE_READY:
 if ARE_READY:
     for kind in DRAWS:
         for a, b in (("batched", "naive"), ("vllm", "batched"), ("vllm", "naive")):
-            rounds = [[[(r.sent_s, r.end_s, r.num_output_tokens) for r in run.requests] for run in runs[kind, name]]
+            rounds = [[[(r.sent_s, r.chunks[-1].at_s, r.num_output_tokens) for r in run.records] for run in runs[kind, name]]
                       for name in (a, b)]  # fmt: skip
             ratio, low, high = compare_throughput(*rounds)
             print(f"{kind:<8}{a:<8} over {b:<8} {ratio:.3g} ({low:.3g} to {high:.3g})")
@@ -576,13 +576,13 @@ if ARE_READY:
             run_workload(engines["vllm"], work.measured if plan == "wrong" else work.warmup)
             run = run_workload(engines["vllm"], work.measured)
             plans[plan].append(run)
-            found[plan].append(run.hit_fraction)
+            found[plan].append(run.sampling.hit_fraction)
 
 # %%
 if ARE_READY:
     inflated = stats.compare(*([run.tok_per_s for run in plans[plan]] for plan in ("wrong", "right")), better="higher")
     for plan, some in plans.items():
-        ttft_s = stats.summarize([one.ttft_s for run in some for one in run.requests]).p50
+        ttft_s = stats.summarize([one.ttft_s for run in some for one in run.records]).p50
         share = 100 * sum(found[plan]) / NUM_ROUNDS
         print(f"{plan:<6} TTFT p50 {units.format_seconds(ttft_s)}; {share:.0f} % of the prompt tokens were in the cache")
     print(f"throughput, wrong over right: {inflated.ratio:.3g} ", end="")
