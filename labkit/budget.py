@@ -1,7 +1,7 @@
 """How much work may this run do?
 
 `LABKIT_BUDGET=learner` (the default) gives the repeats of a committed solution; `ci` reduces repeats, request counts
-and settings, never engines, checks or models. Every record names its budget.
+and settings, but never engines, checks or models. Every record names its budget.
 """
 
 import os
@@ -26,5 +26,5 @@ def read_budget() -> str:
 
 
 def choose_by_budget(*, learner: T, ci: T) -> T:
-    """Return the value that belongs to the present budget."""
+    """Return the value for the current budget."""
     return {"learner": learner, "ci": ci}[read_budget()]

@@ -60,11 +60,11 @@ def find_course_root() -> Path:
 
 
 def find_lab_folder(number: str) -> Path:
-    """Find the folder of everything that belongs to a lab ("12"): solutions/src/12_topic. Raises InstallError if absent."""
+    """Find the folder of all that belongs to a lab ("12"): solutions/src/12_topic. Raises InstallError if absent."""
     folders = sorted((find_course_root() / "solutions" / "src").glob(f"{number}_*/"))
     if len(number) != 2 or not folders:
         raise InstallError(
-            f"solutions/src has no folder of lab {number!r}.", next_step="use a number of labs/, or get the course again."
+            f"solutions/src has no folder of lab {number!r}.", next_step="use another number, or get the course again."
         )
     return folders[0]
 

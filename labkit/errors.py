@@ -1,4 +1,4 @@
-"""What can go wrong: one small tree of errors, each a fact with its numbers and a next step.
+"""What can go wrong? One small tree of errors, each a fact with its numbers and a next step.
 
     LabkitError            bad input to labkit, or anything below
     ├── HardwareError      the machine lacks something, or a device does not answer
@@ -6,7 +6,7 @@
     ├── ModelError         a model is unknown, does not fit, or its files are wrong
     ├── RecordError        a record of a measurement is damaged or does not match its schema
     ├── ProgressError      the learner's progress cannot be read or written
-    └── CheckError         a check, prediction or quiz was called in a way it cannot answer
+    └── CheckError         a check, prediction or quiz was called in a way that it cannot answer
 
 A message says what was expected, what was seen, and what to do next.
 """

@@ -1,8 +1,8 @@
-"""How does a line survive a crash? Append-only JSON Lines files, shared by records (`results`) and events (`progress`).
+"""How does a line survive a crash? Append-only JSON Lines files: records, the learner's events, the visits of a sweep.
 
 The rules: one writer at a time (flock), one write() of whole lines, then fsync. A write that fails or stops half-way
-is taken back under the same lock. What a killed process left half-written is closed with a newline before the next
-line, so it can damage only itself; a reader names it and goes on.
+is undone under the same lock. A line that a killed process left half-written is ended with a newline before the next
+one, so it damages only itself; a reader reports it and goes on.
 """
 
 from __future__ import annotations
@@ -19,15 +19,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["DamagedLine", "Lines", "append_lines", "expand_path", "format_line", "load_lines"]
+__all__ = ["DamagedLine", "Lines", "append_lines", "expand_path", "format_line", "load_lines", "lock_file"]
 
-# File systems without locks (some network and FUSE mounts): O_APPEND and one write are then the only protection.
+# Some network and FUSE mounts have no locks: O_APPEND and a single write are then the only protection.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @dataclass(frozen=True, slots=True)
 class DamagedLine:
-    """One line that could not be read: the file, the line's number (from 1) and what is wrong with it."""
+    """One line that could not be read.
+
+    Attributes:
+        file: its path
+        line: its number, from 1
+        reason: what is wrong with it
+    """
 
     file: str
     line: int
@@ -39,14 +45,19 @@ class DamagedLine:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """What a journal holds: `entries` as (line number, object) in file order, and the lines that were skipped."""
+    """What a journal holds.
+
+    Attributes:
+        entries: (line number, object) in file order
+        damaged: the lines that were skipped
+    """
 
     entries: tuple[tuple[int, dict], ...]
     damaged: tuple[DamagedLine, ...]
 
 
 def expand_path(path: str | Path) -> Path:
-    """Write out "~" and "~user". Raises OSError, as a path that cannot be opened does, where that user has no home."""
+    """Expand "~" and "~user"; OSError, as for a path that cannot be opened, if that user has no home."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -62,9 +73,9 @@ def format_line(content: dict) -> str:
 
 
 def append_lines(path: Path, texts: Iterable[str]) -> None:
-    """Append lines (without their newlines) to a file, all or none of them, and return when they are on the disk.
+    """Append lines (given without newlines) to a file, all or none of them, and return once they are on the disk.
 
-    Raises OSError (disk full, no permission ...); the lines that were in the file before are untouched.
+    Raises OSError (disk full, no permission ...); earlier lines are untouched.
     """
     data = "".join(f"{text}\n" for text in texts).encode("ascii")
     if not data:
@@ -73,10 +84,10 @@ def append_lines(path: Path, texts: Iterable[str]) -> None:
     is_new = not path.exists()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
     try:
-        _lock(descriptor, fcntl.LOCK_EX)
+        lock_file(descriptor, fcntl.LOCK_EX)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            data = b"\n" + data  # a killed writer's half line ends here
+            data = b"\n" + data  # end the half-written line of a killed writer
         try:
             written = os.write(descriptor, data)
             if written != len(data):
@@ -93,16 +104,16 @@ def append_lines(path: Path, texts: Iterable[str]) -> None:
 
 
 def load_lines(path: Path) -> Lines:
-    """Read every line of a file; a damaged one is named and skipped.
+    """Read every line of a file; damaged ones are skipped and listed.
 
-    Raises OSError when the file cannot be opened, or is no regular file: a device may have no end.
+    Raises OSError when the file cannot be opened or is not a regular file: a device may have no end.
     """
-    # Without O_NONBLOCK a pipe would be waited for before anybody could see that it is one.
+    # Without O_NONBLOCK, opening a pipe would block before we could see that it is one.
     with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "it is no regular file", str(path))
-        _lock(file.fileno(), fcntl.LOCK_SH)  # not in the middle of another process's write
-        data = file.read().removeprefix(codecs.BOM_UTF8)  # an editor may have put it there
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        lock_file(file.fileno(), fcntl.LOCK_SH)  # not in the middle of another process's write
+        data = file.read().removeprefix(codecs.BOM_UTF8)  # some editors write one
     entries, damaged = [], []
     for number, line, is_whole in _split(data):
         try:
@@ -111,6 +122,15 @@ def load_lines(path: Path) -> Lines:
             reason = str(error) if is_whole else "half-written: the line stops before its end"
             damaged.append(DamagedLine(str(path), number, reason))
     return Lines(tuple(entries), tuple(damaged))
+
+
+def lock_file(descriptor: int, how: int) -> None:
+    """Lock an open file with `fcntl.flock`; on a file system without locks, do nothing."""
+    try:
+        fcntl.flock(descriptor, how)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def _split(data: bytes) -> Iterator[tuple[int, bytes, bool]]:
@@ -137,12 +157,12 @@ def _parse(line: bytes) -> dict:
 def _read_float(text: str) -> float:
     value = float(text)
     if math.isinf(value):
-        raise ValueError(f"{text[:20]} is larger than any number here")
+        raise ValueError(f"{text[:20]} is larger than any float")
     return value
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number that JSON knows")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _plain(value: object) -> object:
@@ -151,16 +171,8 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
-def _lock(descriptor: int, how: int) -> None:
-    try:
-        fcntl.flock(descriptor, how)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-
-
 def _sync_folder(folder: Path) -> None:
-    # A new file's name is safe only when its folder is on the disk too; not every file system can do this.
+    # A new file's name is safe only once its folder is on the disk too; not every file system can do this.
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

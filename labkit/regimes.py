@@ -1,12 +1,12 @@
 """Where does a curve bend? Step times over batch sizes: a fixed part, a part per row, and the batch where they meet.
 
-A step costs something that does not depend on the batch (reading the weights, starting the kernels) and something per
-row. The two may overlap, as on a device that reads while it computes, or follow one another:
+A step has a cost that does not depend on the batch (reading the weights, launching the kernels) and a cost per row. The
+two may overlap, as on a device that reads while it computes, or add up:
 
     shape "max"    t(b) = max(a, c + d b)    flat, then linear: the knee is where the lines cross, (a - c) / d
     shape "sum"    t(b) = a + d b            never flat: the knee is a / d, where the rows cost as much as the rest
 
-At the knee of a sum, half of the ceiling of throughput, 1 / d, is reached: R. Hockney's n_1/2 ("Performance parameters
+At the knee of a sum, throughput reaches half of its ceiling 1 / d: R. Hockney's n_1/2 ("Performance parameters
 and benchmarking of supercomputers", Parallel Computing 17, 1991).
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from labkit.errors import LabkitError
-from labkit.stats import _t_quantile  # floor 0's own table of Student's t
+from labkit.stats import estimate_t_quantile
 
 __all__ = ["Regimes", "fit_regimes", "format_regimes"]
 
@@ -29,11 +29,18 @@ _MIN_POINTS = 5
 class Regimes:
     """A fit of one shape, and what it says about the knee.
 
-    `verdict`: "knee" (in the sweep, with its interval low to high), "flat" (no knee within the sweep: flat to its end;
-    it lies above `low`), "linear" (no knee within the sweep: linear from its beginning; it lies below `high`) or
-    "cannot tell". `knee`, `low`, `high` are in the unit of x (rows), None where the samples do not say. The curve of
-    the best fit: `flat_s` seconds, `slope_s` seconds per row, and `bend`, its knee whatever the verdict (None: none).
-    `misfit` is the largest relative distance of a point from the curve: 0.1 is 10 %.
+    Attributes:
+        shape: "max" or "sum"
+        verdict: "knee" (within the sweep), "flat" (to the end of the sweep: a knee would lie above `low`), "linear"
+            (from the start of the sweep: a knee would lie below `high`) or "cannot tell"
+        knee: rows; None unless the verdict is "knee"
+        low: rows, the lower end of the knee's interval; None if the samples do not say
+        high: rows, the upper end; None if the samples do not say
+        flat_s: seconds of the fixed part of the best fit
+        slope_s: seconds per row of the best fit
+        bend: rows, the knee of the best fit whatever the verdict; None if it has none
+        misfit: largest relative distance of a point from the curve; 0.1 is 10 %
+        confidence: of the interval
     """
 
     shape: str
@@ -48,7 +55,7 @@ class Regimes:
     confidence: float
 
     def estimate(self, x: float | Sequence[float]) -> np.ndarray:
-        """Return the fitted seconds at x."""
+        """Return the fitted seconds at x (rows), in the shape of x."""
         x = np.asarray(x, dtype=float)
         return self.flat_s + self.slope_s * (x if self.shape == "sum" else np.maximum(0.0, x - (self.bend or x)))
 
@@ -56,17 +63,17 @@ class Regimes:
 def fit_regimes(samples: Mapping[float, Sequence[float]], *, shape: str = "max", confidence: float = 0.95) -> Regimes:
     """Fit one shape to samples by x (batch size -> seconds of each run), by least squares of the relative errors.
 
-    Every point counts alike, with its geometric mean. The interval is the profile of the sum of squares: all knees
-    whose best curve is not significantly worse (F test). The variance in it is the larger of what the samples of a
-    point say and what the curve leaves over, so a shape that does not fit gives a wide interval, not a proud one.
-    Needs at least 5 points and 2 samples each, all above 0.
+    Every point has the same weight, with its geometric mean. The interval is the profile of the sum of squares: all
+    knees whose best curve is not significantly worse (F test). Its variance is the larger of the spread within points
+    and the residual of the curve, so a shape that does not fit gives a wide interval instead of false precision.
+    Raises LabkitError for fewer than 5 points, fewer than 2 samples at one of them, or samples that are not above 0.
     """
     x, y, variance = _read(samples)
     if shape not in ("max", "sum"):
         raise LabkitError(f'the shape is "max" or "sum", got {shape!r}.', next_step='try "max" first.')
     num_parameters = 3 if shape == "max" else 2
     df = len(x) - num_parameters
-    reach = 1.0 if shape == "max" else 1e3  # a sum may cross far outside of what was measured
+    reach = 1.0 if shape == "max" else 1e3  # a sum may cross far outside the sweep
     knees = np.geomspace(x[0] / reach, x[-1] * reach, _NUM_KNEES if reach == 1 else 4 * _NUM_KNEES)
     around = int(np.argmin(_profile(x, y, knees, shape)[2]))
     finer = np.geomspace(knees[max(0, around - 1)], knees[min(len(knees), around + 2) - 1], _NUM_KNEES)
@@ -76,19 +83,17 @@ def fit_regimes(samples: Mapping[float, Sequence[float]], *, shape: str = "max",
     noise = max(squares[best] / df, float(np.mean(variance)))
     # Leaving out one parameter is tested by F(1, df) = t^2, two by F(2, df), whose quantile has a closed form.
     alpha = 1 - confidence
-    one = noise * _t_quantile((1 + confidence) / 2, df) ** 2
+    one = noise * estimate_t_quantile((1 + confidence) / 2, df) ** 2
     two = noise * df * (alpha ** (-2 / df) - 1)
     kept = knees[squares <= squares[best] + one]
     low, high = float(kept[0]), float(kept[-1])
-    flat = _leave_over(x, y, np.ones((1, len(x))))
+    flat = _sum_squares(x, y, np.ones((1, len(x))))
     can_be_flat = flat - squares[best] <= (two if shape == "max" else one)
-    # A bend at (or before) the first point is a line; a sum's knee may lie anywhere, also outside of the sweep.
+    # A bend at (or before) the first point is a line; the knee of a sum may lie anywhere, even outside the sweep.
     can_be_linear = low <= x[0] * (1 + 1e-9)
     can_be_flat = can_be_flat or (shape == "sum" and high >= x[-1])
     verdict = "flat" if can_be_flat else "linear" if can_be_linear else "knee"
-    if (
-        can_be_flat and can_be_linear
-    ):  # a slope of next to nothing is flat too: is a doubling within the sweep excluded?
+    if can_be_flat and can_be_linear:  # a tiny slope is flat too, if a doubling within the sweep is excluded
         verdict = "flat" if shape == "max" and _excludes_doubling(x, y, noise, confidence) else "cannot tell"
         low = None
     bend = float(knees[best]) if slopes[best] > 0 else None
@@ -114,8 +119,8 @@ def format_regimes(fit: Regimes) -> str:
 
 
 def _profile(x, y, knees, shape):
-    """Return for each candidate knee the best flat part, slope, and the sum of squared relative errors."""
-    if shape == "sum":  # a = d k: one number is left, t = d (k + b)
+    """Return the best flat part, slope and sum of squared relative errors at each of K knees, each (K,)."""
+    if shape == "sum":  # a = d k leaves one unknown: t = d (k + b)
         rows = (knees[:, None] + x) / y  # (K, points)
         slopes = rows.sum(axis=1) / (rows**2).sum(axis=1)
         return slopes * knees, slopes, ((slopes[:, None] * rows - 1) ** 2).sum(axis=1)
@@ -126,7 +131,7 @@ def _profile(x, y, knees, shape):
         slopes = np.where(determinant > 1e-12 * uu * vv, (uu * sv - uv * su) / determinant, 0.0)
     slopes = np.maximum(0.0, np.nan_to_num(slopes))  # more rows never cost less
     flats = (su - slopes * uv) / uu
-    # A steep line through the later points may ask for a flat part below zero: no step takes less than no time.
+    # A steep line through the later points may have a negative flat part, but no step takes negative time.
     flats = np.maximum(flats, 1e-12 * y.min())
     return flats, slopes, ((flats[:, None] * u + slopes[:, None] * v - 1) ** 2).sum(axis=1)
 
@@ -135,12 +140,12 @@ def _excludes_doubling(x, y, noise, confidence) -> bool:
     """Tell whether every straight line that the samples allow stays below twice its fixed part to the last point."""
     knees = np.geomspace(x[0] / 1e3, x[-1] * 1e3, 4 * _NUM_KNEES)
     _, _, squares = _profile(x, y, knees, "sum")
-    kept = knees[squares <= squares.min() + noise * _t_quantile((1 + confidence) / 2, len(x) - 2) ** 2]
+    kept = knees[squares <= squares.min() + noise * estimate_t_quantile((1 + confidence) / 2, len(x) - 2) ** 2]
     return bool(kept[0] > x[-1])
 
 
-def _leave_over(x, y, basis) -> float:
-    """The sum of squared relative errors of a plain least-squares fit."""
+def _sum_squares(x, y, basis) -> float:
+    """Return the sum of squared relative errors of a plain least-squares fit."""
     rows = (basis / y).T
     return float(((rows @ np.linalg.lstsq(rows, np.ones(len(x)), rcond=None)[0] - 1) ** 2).sum())
 

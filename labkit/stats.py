@@ -22,6 +22,7 @@ __all__ = [
     "compare",
     "estimate_mean_interval",
     "estimate_percentile_interval",
+    "estimate_t_quantile",
     "summarize",
 ]
 
@@ -30,7 +31,13 @@ ROUNDING = 1e-9  # a ratio this close to 1 is floating-point rounding, not a dif
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Interval:
-    """A confidence interval [low, high], in the unit of its samples; `confidence` is 0.95 for 95 %."""
+    """A confidence interval.
+
+    Attributes:
+        low: in the unit of the samples
+        high: in the unit of the samples
+        confidence: 0.95 for 95 %
+    """
 
     low: float
     high: float
@@ -39,11 +46,25 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """What n samples say, in the unit of the samples.
+    """What n samples say, in the unit of the samples; intervals are 95 %.
 
-    p90, p95 and p99 are None where n is too small for their 95 % interval (29, 59 and 299 are needed): there, the
-    number would be little more than the maximum. The median is always given; its interval needs n = 6.
-    `std` (divisor n - 1) and `mean_interval` need n = 2.
+    A high percentile of few samples would be little more than their maximum, so it is None.
+
+    Attributes:
+        n: number of samples
+        mean: arithmetic mean
+        std: standard deviation with divisor n - 1; None if n < 2
+        minimum: the smallest sample
+        maximum: the largest sample
+        p50: the median
+        p90: None if n < 29
+        p95: None if n < 59
+        p99: None if n < 299
+        mean_interval: t-interval; None if n < 2
+        p50_interval: None if n < 6
+        p90_interval: None if n < 29
+        p95_interval: None if n < 59
+        p99_interval: None if n < 299
     """
 
     n: int
@@ -68,12 +89,19 @@ class Summary:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """How many times as fast A is as B (`ratio`, above 1: A is faster), its interval, and the verdict on A."""
+    """Is A faster than B?
+
+    Attributes:
+        ratio: speed of A over speed of B; above 1, A is faster
+        interval: of the ratio
+        verdict: on A: "faster", "slower" or "cannot tell"
+        n: number of pairs; for unpaired samples the smaller of the two counts
+    """
 
     ratio: float
     interval: Interval
-    verdict: str  # "faster", "slower" or "cannot tell"
-    n: int  # pairs; for unpaired samples the smaller of the two counts
+    verdict: str
+    n: int
 
 
 def summarize(samples: Sequence[float]) -> Summary:
@@ -120,11 +148,11 @@ def estimate_percentile_interval(samples: Sequence[float], q: float, *, confiden
 def estimate_mean_interval(samples: Sequence[float], *, confidence: float = 0.95) -> Interval:
     """Return the t-interval of the mean, mean ± t(n - 1) · std / √n, of at least two independent samples.
 
-    It trusts that the mean is nearly normal: fine for repeated runs, poor for few samples with a long tail.
+    It assumes that the mean is nearly normal: fine for repeated runs, poor for few samples with a long tail.
     """
     values = _read_samples(samples, at_least=2)
     _check_confidence(confidence)
-    half = _t_quantile((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    half = estimate_t_quantile((1 + confidence) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return Interval(float(values.mean() - half), float(values.mean() + half), confidence)
 
 
@@ -138,14 +166,14 @@ def compare(
 ) -> Comparison:
     """Say whether A is "faster" or "slower" than B, or "cannot tell".
 
-    `ratio` is always the speed of A over the speed of B, so 2 means that A is twice as fast, and above 1 means faster:
-    with better="lower" (times) it is the mean of b / a, with better="higher" (tok/s) that of a / b (geometric means).
-    The verdict is "cannot tell" when the interval holds 1. Samples are positive, in one unit. Paired: measure A and B
-    in turns (a[i] beside b[i]) against drift; unpaired: Welch's t-interval. Both on the log scale.
+    `ratio` is always the speed of A over the speed of B, so 2 means that A is twice as fast: with better="lower"
+    (times) it is the geometric mean of b / a, with better="higher" (tok/s) that of a / b. The verdict is "cannot tell"
+    when the interval contains 1. Samples are positive, in one unit. Paired: measure A and B in turns (a[i] next to
+    b[i]) against drift; unpaired: Welch's t-interval. Both on the log scale.
 
-    Gains without any spread give an interval of no width, and so a verdict. A clock whose step is as coarse as the
-    noise makes such pairs of nothing: at n = 2 up to one A/A trial in nine is then called a difference, at n = 5 no
-    more than the promised one in twenty. With so few pairs, trust a verdict where the gain is many steps of the clock.
+    Gains without any spread give an interval of zero width, and so a verdict. A clock whose step is as coarse as the
+    noise produces such pairs by chance: at n = 2 up to one A/A trial in nine is then called a difference, at n = 5 no
+    more than the promised one in twenty. With so few pairs, trust a verdict only if the gain is many clock steps.
     """
     if better not in ("lower", "higher"):
         raise LabkitError(f'better is "lower" (times) or "higher" (rates), got {better!r}.')
@@ -163,8 +191,8 @@ def compare(
     else:
         error, df = _welch_error(speed_a, speed_b)
     centre = speed_a.mean() - speed_b.mean()
-    half = _t_quantile((1 + confidence) / 2, df) * error
-    # A huge spread overflows to an infinite end, which is then what the samples say.
+    half = estimate_t_quantile((1 + confidence) / 2, df) * error
+    # A huge spread overflows to an infinite end, which is what such samples say.
     with np.errstate(over="ignore"):
         low, ratio, high = (float(np.exp(x)) for x in (centre - half, centre, centre + half))
     verdict = "faster" if low > 1 + ROUNDING else "slower" if high < 1 - ROUNDING else "cannot tell"
@@ -183,11 +211,11 @@ def _welch_error(x: np.ndarray, y: np.ndarray) -> tuple[float, int]:
 
 @functools.lru_cache
 def _choose_ranks(n: int, p: float, confidence: float) -> tuple[int, int] | None:
-    """Return the ranks (from 1) of the two sorted samples that hold the p-quantile, or None.
+    """Return the ranks (from 1) of the two sorted samples that enclose the p-quantile, or None.
 
     The quantile lies between the samples of ranks l and u with probability F(u - 1) - F(l - 1), F being the binomial
     distribution of how many of n samples fall below it. Of all pairs that reach `confidence`, take the closest ranks,
-    then the likeliest pair. The choice never looks at the samples: that would spoil the coverage.
+    then the likeliest pair. The choice never depends on the samples, which would spoil the coverage.
     """
     log_factorial = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])
     k = np.arange(n + 1)
@@ -204,10 +232,10 @@ def _choose_ranks(n: int, p: float, confidence: float) -> tuple[int, int] | None
 
 
 @functools.lru_cache
-def _t_quantile(probability: float, df: int) -> float:
-    """Return Student's t quantile for a probability of at least one half and whole degrees of freedom.
+def estimate_t_quantile(probability: float, df: int) -> float:
+    """Return Student's t quantile for a probability of at least one half and `df` whole degrees of freedom.
 
-    To df = 200: bisection on the finite series of Abramowitz and Stegun 26.7.3-4. Above: their expansion around the
+    Up to df = 200: bisection on the finite series of Abramowitz and Stegun 26.7.3-4. Above: their expansion around the
     normal quantile, 26.7.5, whose error is then under 1e-7.
     """
     if df > 200:
@@ -259,7 +287,7 @@ def _read_samples(samples: Sequence[float], *, at_least: int = 1, positive: bool
 
 
 def _check_kinds(samples: Sequence[float]) -> None:
-    """Raise TypeError for text, truth values and complex numbers, which numpy would read as numbers of its own."""
+    """Raise TypeError for text, booleans and complex numbers, which numpy would silently convert."""
     kinds = set(map(type, samples)) if isinstance(samples, list | tuple) else set()
     if (
         any(issubclass(kind, str | bytes | bool | np.bool_) for kind in kinds)

@@ -1,7 +1,10 @@
 """How long? A stopwatch that waits for the device, and repeated timing with a rule for when to stop.
 
-A GPU call returns when the work is queued, not when it is done. So the device is synchronized before the first clock
-reading and before the last, always: there is no option to leave that out. Nothing is subtracted and no sample dropped.
+A GPU call returns when the work is queued, not when it is done. So the device is always synchronized before the first
+and before the last clock reading: there is no option to leave that out. Nothing is subtracted and no sample is dropped.
+
+`SimulatedDevice` and `VirtualClock` show what such a device does to a stopwatch, in virtual time: the seconds pass only
+when somebody says so, so that every number is exact on any machine. Whatever shows one says that it is simulated.
 """
 
 import collections
@@ -18,10 +21,18 @@ from labkit import stats
 from labkit.errors import HardwareError, LabkitError
 from labkit.units import format_number, format_seconds
 
-__all__ = ["Device", "Stopwatch", "Timing", "measure_calls", "synchronize"]
+__all__ = [
+    "Device",
+    "SimulatedDevice",
+    "Stopwatch",
+    "Timing",
+    "VirtualClock",
+    "measure_calls",
+    "synchronize",
+]
 
 NUM_OVERHEAD_CALLS = 101
-NOISE_WINDOW = 20  # noise is "itself stable" when it moved by under 5 % over this many samples
+NOISE_WINDOW = 20  # the noise is steady when it moved by under 5 % over this many samples
 NOISE_DRIFT = 0.05
 
 
@@ -31,21 +42,27 @@ class Device(Protocol):
     name: str
 
     def synchronize(self) -> None:
-        """Return when all work that was given to the device is done."""
+        """Return once all work given to the device is done."""
 
     def record_event(self) -> Any | None:
-        """Queue a time stamp behind the work given so far; None: no such clock, the host's is used.
+        """Queue a time stamp behind the work given so far; None if the device has no clock, and the host's is used.
 
-        Two events answer `start.elapsed_time(stop)` in milliseconds, as CUDA events do, once both have been reached.
+        As with CUDA events, `start.elapsed_time(stop)` gives milliseconds once both have been reached.
         """
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Timing:
-    """Every sample of repeated calls, in seconds, and how the measuring ended.
+    """Every sample of repeated calls, and how the measuring ended.
 
-    `is_stable` is False when time ran out before the stop rule was met: `warning` says so. `overhead_s` is what the
-    same stopwatch reads around an empty function (median); it is in every sample and is not subtracted.
+    Attributes:
+        samples_s: seconds of each measured call
+        warmup_samples_s: seconds of each warm-up call
+        overhead_s: median of an empty function, in every sample and not subtracted
+        is_stable: False if time ran out before the stop rule was met
+        warning: what to know about the samples; "" if there is nothing
+        device: its name
+        clock: "host" or "device events"
     """
 
     samples_s: tuple[float, ...]
@@ -54,19 +71,19 @@ class Timing:
     is_stable: bool
     warning: str
     device: str
-    clock: str  # "host" or "device events"
+    clock: str
 
     @property
     def summary(self) -> stats.Summary:
-        """The summary of the measured samples, in seconds (warm-up apart)."""
+        """The summary of the measured samples, in seconds, without the warm-up."""
         return stats.summarize(self.samples_s)
 
 
 class Stopwatch:
     """Time a block on the host's monotonic clock, synchronizing the device on both sides.
 
-    `with Stopwatch() as watch: ...` then `watch.elapsed_s`. Inside the block `watch.read_s()` gives the seconds so
-    far, after a synchronization of its own.
+    `with Stopwatch() as watch: ...` then `watch.elapsed_s`. Inside the block, `watch.read_s()` synchronizes and gives
+    the seconds so far.
     """
 
     def __init__(self, *, device: "str | Device" = "cpu", clock: Callable[[], float] = time.perf_counter) -> None:
@@ -85,7 +102,7 @@ class Stopwatch:
         self._elapsed_s = self.read_s()
 
     def read_s(self) -> float:
-        """Return the seconds since the block began, with all work of the device done."""
+        """Return the seconds since the block began, once all work of the device is done."""
         if self._start is None:
             raise LabkitError("the stopwatch was never started.", next_step="use `with Stopwatch() as watch:`.")
         self._device.synchronize()
@@ -99,8 +116,52 @@ class Stopwatch:
         return self._elapsed_s
 
 
+class VirtualClock:
+    """A clock that moves only in `sleep`; calling it reads the seconds, as `time.perf_counter()` does."""
+
+    def __init__(self, *, start_s: float = 0.0) -> None:
+        self._now_s = start_s
+
+    def __call__(self) -> float:
+        """Return the seconds on the clock."""
+        return self._now_s
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass; LabkitError for negative seconds, since the clock is monotonic."""
+        if not seconds >= 0:
+            raise LabkitError(f"a clock cannot sleep for {seconds} s.", next_step="give 0 or more seconds.")
+        self._now_s += seconds
+
+
+class SimulatedDevice:
+    """A `Device` with a queue, as a GPU has: `launch` returns at once, `synchronize` waits until the queue is empty.
+
+    launch_s: seconds that a launch costs the caller. synchronize_s: seconds of a synchronization itself, even when the
+    device is idle.
+    """
+
+    name = "simulated"
+
+    def __init__(self, clock: VirtualClock, *, launch_s: float = 20e-6, synchronize_s: float = 0.0) -> None:
+        self._clock, self._launch_s, self._synchronize_s = clock, launch_s, synchronize_s
+        self._busy_until_s = clock()
+
+    def launch(self, work_s: float) -> None:
+        """Queue work that takes the device `work_s` seconds after all earlier work."""
+        self._clock.sleep(self._launch_s)
+        self._busy_until_s = max(self._clock(), self._busy_until_s) + work_s
+
+    def synchronize(self) -> None:
+        """Wait until all work that was launched is done."""
+        self._clock.sleep(max(0.0, self._busy_until_s - self._clock()))
+        self._clock.sleep(self._synchronize_s)
+
+    def record_event(self) -> None:
+        """Return None: this device has no clock of its own."""
+
+
 def synchronize(device: "str | Device" = "cpu") -> None:
-    """Wait until the device ("cpu", "cuda", "cuda:1" or a `Device`) has done all work that was given to it."""
+    """Wait until the device ("cpu", "cuda", "cuda:1" or a `Device`) has done all work given to it."""
     _open_device(device).synchronize()
 
 
@@ -120,9 +181,9 @@ def measure_calls(
     Stops after `min_samples` and `min_time_s` as soon as std / mean is under `max_relative_std`, or has itself stopped
     moving (the rule of NVIDIA's nvbench); at `max_time_s` it gives up, with `is_stable` False and a warning. Warm-up
     calls come first and are kept apart. A call under about 10 µs is lost in `overhead_s`: time a loop of them instead.
-    On CUDA the events stand on the current stream: work that `function` gives to other streams is seen by the host's
-    clock only, and a warning tells when the two disagree. Raises LabkitError for what is no function, and for one whose
-    call only makes a coroutine or a generator: the work would not be in the time.
+    On CUDA the events are on the current stream: only the host's clock sees work that `function` gives to other
+    streams, and a warning says when the two disagree. Raises LabkitError if `function` is not callable, or if its call
+    only creates a coroutine or a generator, so that the work would not be timed.
     """
     if min_samples < 2 or num_warmup < 0 or not 0 <= min_time_s <= max_time_s:
         raise LabkitError(
@@ -175,7 +236,7 @@ def measure_calls(
 
 
 def _time_call(function: Callable[[], object], device: Device, clock: Callable[[], float]) -> tuple[float, float]:
-    """Return the seconds of one call: by the device's events where it has them, and by the host's clock."""
+    """Return the seconds of one call: by the device's events if it has them, and by the host's clock."""
     device.synchronize()  # earlier work must not count
     begin = clock()
     start = device.record_event()
@@ -187,7 +248,7 @@ def _time_call(function: Callable[[], object], device: Device, clock: Callable[[
 
 
 def _check_function(function: object) -> None:
-    """Refuse what cannot be called, and functions whose call only makes something that has not run yet."""
+    """Raise LabkitError for what is not callable, and for functions whose call only creates something to run later."""
     if not callable(function):
         raise LabkitError(
             f"measure_calls needs a function, and got {function!r:.60}.",
@@ -199,7 +260,7 @@ def _check_function(function: object) -> None:
 
 
 def _refuse_unstarted(function: Callable[[], object]) -> Callable[[], None]:
-    """Return the function with a look at what it gives back: a call that only made a coroutine did no work."""
+    """Wrap the function to check its result: a call that only created a coroutine did no work."""
 
     def call() -> None:
         result = function()
@@ -219,7 +280,7 @@ def _refuse_result(name: str) -> LabkitError:
 
 
 def _do_nothing() -> None:
-    """Be the empty function whose time is the timer's overhead."""
+    """Do nothing: the time of this call is the timer's overhead."""
 
 
 class _Noise:
@@ -249,12 +310,12 @@ class _Noise:
 
 
 class _CpuDevice:
-    """The host. It also waits for a GPU that this process already uses: a forgotten device="cuda" stays correct."""
+    """The host. It also waits for a GPU that this process already uses, so a forgotten device="cuda" does no harm."""
 
     name = "cpu"
 
     def synchronize(self) -> None:
-        torch = sys.modules.get("torch")  # never import it: who has not loaded torch has no work on a GPU
+        torch = sys.modules.get("torch")  # never import it: without torch there is no work on a GPU
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.synchronize()
 
@@ -276,7 +337,7 @@ class _CudaDevice:
         self._torch = torch
         self._index = torch.cuda.current_device() if index is None else index
         if self._index >= torch.cuda.device_count():
-            raise HardwareError(f'"{name}" is asked for, {torch.cuda.device_count()} CUDA device(s) are here.')
+            raise HardwareError(f'"{name}" was requested, but there are {torch.cuda.device_count()} CUDA device(s).')
         self.name = f"cuda:{self._index}"
 
     def synchronize(self) -> None:
@@ -296,5 +357,6 @@ def _open_device(device: "str | Device") -> Device:
     if all(callable(getattr(device, name, None)) for name in ("synchronize", "record_event")):
         return device
     raise LabkitError(
-        f'{device!r} is no device: "cpu", "cuda", "cuda:N", or an object with name, synchronize() and record_event().'
+        f"{device!r} is not a device.",
+        next_step='use "cpu", "cuda", "cuda:N", or an object with name, synchronize() and record_event().',
     )

@@ -1,7 +1,8 @@
-"""How a number is written: with its unit, and with no more digits than its spread supports.
+"""How is a number written? With its unit, and with no more digits than its spread supports.
 
-Inside labkit there are only seconds and bytes; ms and GiB are born here. `None` stands for a statistic that the
-sample is too small to give, and is written "n too small".
+Inside labkit there are only seconds and bytes; ms and GiB exist only in what is written here. `None` stands for a
+statistic that the sample is too small to give, and is written "n too small". `is_number` and `is_near` say what counts
+as a number, and as the same number, everywhere in labkit.
 """
 
 import math
@@ -16,6 +17,8 @@ __all__ = [
     "format_rate",
     "format_ratio",
     "format_seconds",
+    "is_near",
+    "is_number",
 ]
 
 TOO_SMALL = "n too small"
@@ -30,8 +33,8 @@ def format_number(x: float | None, spread: float | None = None) -> str:
     """Write `x` down to the first digit of `spread`, and no further.
 
     151.26 with spread 3 is "151", with spread 0.04 "151.26". `spread` has the unit of `x`: a standard error, or the
-    width of an interval. Without one (or with 0): three significant digits; an int was counted, and is written in full.
-    An infinite spread leaves the first digit; one that is not a number says nothing.
+    width of an interval. Without one (or with 0) there are three significant digits; an int is a count and is written
+    in full. An infinite spread leaves the first digit; NaN counts as no spread.
     """
     if x is None:
         return TOO_SMALL
@@ -54,7 +57,7 @@ def format_number(x: float | None, spread: float | None = None) -> str:
 
 
 def format_seconds(s: float | None, *, spread: float | None = None) -> str:
-    """Write seconds as ns, µs, ms or s ("12.3 ms"); from two minutes on as "2 min 05 s" or "3 h 20 min"."""
+    """Write seconds as ns, µs, ms or s ("12.3 ms"), and from two minutes on as "2 min 05 s" or "3 h 20 min"."""
     if s is None:
         return TOO_SMALL
     if math.isfinite(s) and abs(s) >= 119.5:
@@ -92,7 +95,7 @@ def format_ratio(x: float | None, *, spread: float | None = None) -> str:
 def format_interval(interval: Any, *, write: Callable[[float], str] | None = None) -> str:
     """Write an interval (anything with `low` and `high`) as "low to high", and `None` as "n too small".
 
-    `write` formats one end, e.g. `format_seconds`; by default the width of the interval chooses the digits.
+    `write` formats one end, e.g. `format_seconds`; by default the width of the interval determines the digits.
     """
     if interval is None:
         return TOO_SMALL
@@ -100,6 +103,21 @@ def format_interval(interval: Any, *, write: Callable[[float], str] | None = Non
         width = interval.high - interval.low
         return f"{format_number(interval.low, width)} to {format_number(interval.high, width)}"
     return f"{write(interval.low)} to {write(interval.high)}"
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite int or float that a float can hold; True and False are not numbers."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int of hundreds of digits
+        return False
+
+
+def is_near(value: Any, other: Any, *, tolerance: float = 1e-6) -> bool:
+    """Tell whether two values are numbers that differ by at most `tolerance` of the larger one."""
+    return is_number(value) and is_number(other) and math.isclose(value, other, rel_tol=tolerance)
 
 
 def _leading_place(x: float) -> int:
@@ -113,7 +131,7 @@ def _format_scaled(
     """Write `x` in the largest unit that leaves at least 1, judged after rounding: 0.9999 s is "1.00 s"."""
     if not x:
         return f"0 {zero_unit or units[0][0]}"
-    # float("%.3g") is the number as it will be read: without it 999.96 ms would be "1,000 ms".
+    # float("%.3g") is the number as it will be written: without it 999.96 ms would be "1,000 ms".
     size_read = max(abs(x), abs(float(f"{x:.{DEFAULT_DIGITS}g}")))
     name, scale = next(((n, s) for n, s in reversed(units) if size_read >= s), units[0])
     return f"{format_number(x / scale, spread / scale if spread else None)} {name}"

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from types import ModuleType
 
-from labkit.checks.reference import find_reference
 from labkit.checks.judge import run_check
+from labkit.checks.reference import find_reference
 
 # What a learner leaves who has not begun; indented, it is the body of a function.
 STUB = "raise NotImplementedError('exercise: your code here')"

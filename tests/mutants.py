@@ -28,7 +28,7 @@ if str(ROOT) not in sys.path:
 
 from labkit.checks.judge import judge  # noqa: E402
 from labkit.checks.reference import Reference, load_reference, make_names  # noqa: E402
-from labkit.environment import find_lab_folder  # noqa: E402
+from labkit.environment import find_lab_folder, load_lab_module  # noqa: E402
 from labkit.progress import load_course  # noqa: E402
 
 TABLE = ROOT / "tests" / "mutants.csv"
@@ -205,6 +205,8 @@ def _replace(tree: ast.AST, old: ast.AST, new: ast.AST) -> None:
 
 def judge_code(reference: Reference, code: str) -> tuple[str, str]:
     """Run one version of a solution and its check, within the time limit; return (status, sentence)."""
+    number, _, k = reference.exercise.partition(".")
+    getattr(load_lab_module(number, "checks"), f"save_records_{k}", lambda: None)()
     try:
         with _limit(TIME_LIMIT_S), contextlib.redirect_stdout(io.StringIO()):
             outcome = judge(reference.exercise, eval(reference.answer, make_names(reference, code)))

@@ -15,7 +15,7 @@ def test_the_ci_budget_gives_the_smaller_value(monkeypatch):
     assert choose_by_budget(learner=12, ci=6) == 6
 
 
-def test_an_unknown_budget_is_refused_with_the_two_that_exist(monkeypatch):
+def test_an_unknown_budget_is_refused_and_the_two_valid_ones_are_named(monkeypatch):
     monkeypatch.setenv("LABKIT_BUDGET", "quick")
     with pytest.raises(LabkitError, match=r"'quick'.*'learner' or 'ci'"):
         read_budget()

@@ -313,7 +313,7 @@ import json, sys, nbformat
 from nbclient import NotebookClient
 name, output = sys.argv[1:]
 notebook = nbformat.read(name, as_version=4)
-cells = ["import labkit.colab as c, os", "from labkit.views.live import view_live_progress\\nview_live_progress()",
+cells = ["import labkit.colab as c, os", "from labkit.views import view_live_progress\\nview_live_progress()",
          "from labkit.plots import plot_samples\\nplot_samples({'a': [1.0] * 6}, unit='s', title='t').show()",
          "print(os.environ['LABKIT_HOME'], c.probe_place().name)"]
 notebook.cells += [nbformat.v4.new_code_cell(cell) for cell in cells]

@@ -27,6 +27,6 @@ def test_case_21_zero_throughput_is_an_error(tok_per_s):
 
 
 @pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
-def test_a_price_below_zero_is_an_error(price):
+def test_a_negative_price_is_an_error(price):
     with pytest.raises(LabkitError, match="price"):
         estimate_usd_per_million_tokens(price, tok_per_s=10)

@@ -33,7 +33,7 @@ def test_every_error_is_a_labkit_error_and_shows_one_line_in_a_notebook(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_an_error_survives_the_way_from_a_worker_process(kind):
+def test_an_error_can_be_pickled_by_a_worker_process(kind):
     copy = pickle.loads(pickle.dumps(kind("a fact.", next_step="a step.")))
     assert type(copy) is kind
     assert str(copy) == "a fact. Next: a step."

@@ -1,4 +1,4 @@
-"""The journal: whole lines or none, one writer at a time, damage that stays where it is."""
+"""The journal: whole lines or none, one writer at a time, damage that stays in its line."""
 
 import errno
 import fcntl
@@ -29,7 +29,7 @@ def test_lines_come_back_in_order_with_their_numbers(tmp_path):
     assert path.read_bytes().count(b"\n") == 3
 
 
-def test_no_lines_make_no_file(tmp_path):
+def test_appending_no_lines_creates_no_file(tmp_path):
     append_lines(tmp_path / "a.jsonl", [])
     assert list(tmp_path.iterdir()) == []
 
@@ -113,7 +113,7 @@ def test_a_file_cut_at_any_byte_loses_at_most_its_last_line(tmp_path_factory, co
     assert len(load_lines(path).damaged) <= 1
 
 
-def test_equal_contents_give_equal_lines_and_what_is_no_json_is_refused():
+def test_equal_contents_give_equal_lines_and_anything_but_json_is_refused():
     assert format_line({"b": 1, "a": "é"}) == format_line({"a": "é", "b": 1}) == '{"a":"\\u00e9","b":1}'
     assert "\n" not in format_line({"text": "two\nlines"})
     for wrong, error in ((float("nan"), ValueError), (float("inf"), ValueError), (object(), TypeError)):
@@ -126,9 +126,9 @@ def test_equal_contents_give_equal_lines_and_what_is_no_json_is_refused():
     [
         (b"{oops", "not JSON .* at column 2"),
         (b"[1]", "a JSON object was expected, seen: list"),
-        (b'{"x":NaN}', "NaN is not a number"),
+        (b'{"x":NaN}', "NaN is not a JSON number"),
         (b"\xff", "UTF-8"),
-        (b'{"x":-1e999}', "-1e999 is larger than any number"),
+        (b'{"x":-1e999}', "-1e999 is larger than any float"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply|JSON"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_damaged_line_is_named_with_file_line_and_reason(tmp_path, line, reaso
     assert re.search(reason, bad.reason)
 
 
-def test_the_mark_that_an_editor_puts_in_front_costs_no_line(tmp_path):
+def test_a_byte_order_mark_costs_no_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'\xef\xbb\xbf{"a":1}\n{"a":2}\n')
     assert read(path) == [{"a": 1}, {"a": 2}]
@@ -152,11 +152,11 @@ def test_the_mark_that_an_editor_puts_in_front_costs_no_line(tmp_path):
 
 def test_a_pipe_is_refused_without_waiting_for_its_other_end(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         load_lines(tmp_path / "pipe")
 
 
-def test_a_home_that_nobody_knows_is_an_error_of_the_path(monkeypatch):
+def test_the_home_of_an_unknown_user_is_an_os_error(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert str(expand_path("~/a")) == "/home/me/a"
     with pytest.raises(OSError, match="home folder"):

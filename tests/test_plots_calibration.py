@@ -6,15 +6,16 @@ import numpy as np
 import plotly.io
 import pytest
 
-from labkit.plots import ESTIMATE, MEASURED, format_alternative
-from labkit.plots.calibration import plot_calibration
-from labkit.progress.calibration import Calibration, Guess, estimate_calibration, format_calibration
+from labkit.plots import ESTIMATE, MEASURED, format_alternative, plot_calibration
+from labkit.progress.calibration import Calibration, estimate_calibration, format_calibration
 from labkit.progress.course import Course, Lab
-from labkit.progress.state import estimate_state
+from labkit.progress.state import Prediction, estimate_state
 
 
 def make(*ratios):
-    return Calibration(tuple(Guess(f"00.p{k}", ratio * 10, 10.0, "tok/s") for k, ratio in enumerate(ratios, start=1)))
+    return Calibration(
+        tuple(Prediction(f"00.p{k}", ratio * 10, 10.0, "tok/s") for k, ratio in enumerate(ratios, start=1))
+    )
 
 
 def state_of(*predictions):
@@ -34,11 +35,11 @@ def test_each_measured_prediction_counts_once_with_its_sign():
         ("prediction", "00.p2", 3), ("measured", "00.p2", 12.0), ("measured", "00.p2", 6.0),
     )  # fmt: skip
     calibration = estimate_calibration(state)
-    assert [guess.ratio for guess in calibration.guesses] == [2.0, 0.5]
+    assert [one.ratio for one in calibration.predictions] == [2.0, 0.5]
     assert (calibration.n, calibration.num_skipped, calibration.num_late, calibration.num_signless) == (2, 0, 0, 0)
 
 
-def test_what_cannot_be_judged_is_counted_apart():
+def test_predictions_that_cannot_be_judged_are_counted_separately():
     state = state_of(
         ("prediction", "00.p1", None), ("measured", "00.p1", 50.0),  # skipped
         ("measured", "00.p2", 50.0), ("prediction", "00.p2", 50),  # late
@@ -86,7 +87,7 @@ def test_the_line_says_n_median_direction_and_spread():
     low = format_calibration(make(0.1, 0.5, 0.5, 0.5, 0.5, 0.9))
     assert "n = 6, median predicted over measured 0.500 (too low; 95 % interval 0.100 to 0.900)" in low
     assert "typically a factor of 2.00 off." in low
-    skipped = Calibration(make(1.0).guesses, num_skipped=2)
+    skipped = Calibration(make(1.0).predictions, num_skipped=2)
     assert format_calibration(skipped).endswith("2 skipped, not counted.")
 
 
@@ -110,7 +111,7 @@ def test_the_figure_shows_each_ratio_once_on_a_log_axis_around_the_line_of_equal
     assert list(dots.x) == [2.0, 0.5, 0.25] and dots.marker.color == ESTIMATE
     assert median.x[0] == pytest.approx(0.5)
     assert list(figure.layout.yaxis.ticktext) == ["00.p1", "00.p2", "00.p3", "median"]
-    assert figure.layout.title.text == "The middle prediction is 2.00 times too low (n = 3)"
+    assert figure.layout.title.text == "The median prediction is 2.00 times too low (n = 3)"
     assert "00.p3: predicted 2.50 tok/s, measured 10.0 tok/s, ratio 0.250" in format_alternative(figure)
 
 

@@ -176,7 +176,7 @@ def test_a_writer_killed_in_the_middle_of_a_line_damages_only_that_line(home):
     assert [line for line, _ in after.damaged] == [2]
 
 
-def test_a_last_line_that_lacks_only_its_newline_is_read_and_closed(home):
+def test_a_last_line_without_its_newline_is_read_and_ended(home):
     first = append_event("setup", lab="00")
     path = home / "progress.jsonl"
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
@@ -218,7 +218,7 @@ def test_a_damaged_line_in_the_middle_is_reported_with_its_number(home, course, 
 
 
 def fail_to_write(monkeypatch, *, num_bytes):
-    """Let the disk take so many bytes of the next line (None: refuse at once)."""
+    """Let the disk accept only `num_bytes` of the next line (None: refuse at once)."""
     write = os.write
 
     def limited(descriptor, data):
@@ -244,7 +244,7 @@ def test_a_full_disk_names_the_next_step_and_leaves_earlier_lines_readable(home,
     assert loaded.damaged == ()
 
 
-def test_a_short_write_that_cannot_be_taken_back_still_damages_only_itself(home, monkeypatch):
+def test_a_short_write_that_cannot_be_undone_damages_only_itself(home, monkeypatch):
     first = append_event("setup", lab="00")
     with monkeypatch.context() as patch:
         fail_to_write(patch, num_bytes=40)
@@ -300,13 +300,13 @@ def test_a_file_system_without_locks_still_records(home, monkeypatch):
         ("note", {"value": functools.reduce(lambda inner, _: [inner], range(100_000), [])}, "recursion"),
     ],
 )
-def test_a_wrong_event_is_refused_by_name_and_nothing_is_written(home, kind, fields, named):
+def test_an_invalid_event_is_refused_by_name_and_nothing_is_written(home, kind, fields, named):
     with pytest.raises(ProgressError, match=named):
         append_event(kind, **fields)
     assert len(load_events()) == 0
 
 
-def test_numbers_of_numpy_are_written_as_numbers(home):
+def test_numpy_numbers_are_written_as_numbers(home):
     np = pytest.importorskip("numpy")
     append_event("prediction", exercise="00.p1", value=np.int64(3))
     append_event("measured", exercise="00.p1", value=np.float32(0.5))
@@ -316,7 +316,7 @@ def test_numbers_of_numpy_are_written_as_numbers(home):
 # Export and import.
 
 
-def test_export_and_import_are_a_union_and_doing_them_twice_changes_nothing(home, tmp_path, monkeypatch):
+def test_export_and_import_form_a_union_and_repeating_them_changes_nothing(home, tmp_path, monkeypatch):
     here = [append_event("note", exercise="00.1", value=k) for k in range(3)]
     exported = tmp_path / "mine.jsonl"
     assert export_progress(exported) == 3
@@ -352,10 +352,10 @@ def test_the_state_after_an_import_does_not_depend_on_its_direction(home, tmp_pa
     assert [item.state for item in states[0].labs[0].exercises] == ["viewed", "failed"]
 
 
-def test_an_event_that_stands_in_the_file_twice_counts_once(home, course):
+def test_an_event_that_is_in_the_file_twice_counts_once(home, course):
     home.mkdir()
     line = json.dumps(event("attempt", "00.1", outcome="failed")) + "\n"
-    (home / "progress.jsonl").write_text(line + line)  # two imports at the same moment can leave this
+    (home / "progress.jsonl").write_text(line + line)  # two simultaneous imports can leave this
     assert estimate_state(course, load_events()).labs[0].exercises[0].num_attempts == 1
 
 
@@ -390,12 +390,12 @@ def test_an_export_never_replaces_a_file_that_holds_something_else(home, tmp_pat
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("", "no regular file"),
-        ("/", "no regular file"),
-        ("pipe", "no regular file"),
+        ("", "not a regular file"),
+        ("/", "not a regular file"),
+        ("pipe", "not a regular file"),
         ("file/x", "File exists|Not a directory"),
         ("a" * 300, "name too long"),
-        ("loop", "loop|no regular file"),
+        ("loop", "loop|not a regular file"),
         ("~nosuchuser/x", "home folder"),
     ],
 )
@@ -411,13 +411,13 @@ def test_an_export_that_cannot_be_written_says_why(home, tmp_path, name, reason)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_an_export_into_a_folder_of_others_says_why(home, tmp_path):
+def test_an_export_into_a_folder_without_permission_says_why(home, tmp_path):
     (tmp_path / "theirs").mkdir(mode=0o555)
     with pytest.raises(ProgressError, match="Permission denied"):
         export_progress(tmp_path / "theirs" / "mine.jsonl")
 
 
-def test_an_export_that_fails_on_the_way_says_so_and_leaves_nothing(home, tmp_path, monkeypatch):
+def test_an_export_that_fails_midway_says_so_and_leaves_nothing(home, tmp_path, monkeypatch):
     append_event("setup", lab="00")
 
     def refuse(*arguments, **options):
@@ -445,12 +445,12 @@ def test_an_export_through_a_link_writes_the_file_that_it_leads_to(home, tmp_pat
         assert len((tmp_path / name).read_text().splitlines()) == 1
 
 
-def test_an_export_may_have_the_longest_name_that_there_is(home, tmp_path):
+def test_an_export_may_have_the_longest_possible_name(home, tmp_path):
     append_event("setup", lab="00")
     assert export_progress(tmp_path / ("a" * 255)) == 1
 
 
-def test_a_home_of_nobody_is_an_error_with_a_next_step(monkeypatch):
+def test_the_home_of_an_unknown_user_is_an_error_with_a_next_step(monkeypatch):
     monkeypatch.setenv("LABKIT_HOME", "~nosuchuser/x")
     for action in (load_events, lambda: append_event("setup", lab="00")):
         with pytest.raises(ProgressError, match="LABKIT_HOME, ~nosuchuser/x, cannot be used.*Next: "):
@@ -464,8 +464,8 @@ def test_an_infinite_number_in_an_imported_event_is_refused_with_its_place(home,
     (tmp_path / "bad.jsonl").write_text(f"{bad}\n")
     result = import_progress(tmp_path / "both.jsonl")
     assert result.events == (good,)
-    assert result.damaged == ((2, "1e999 is larger than any number here"),)
-    with pytest.raises(ProgressError, match="holds no event of this course .line 1: 1e999"):
+    assert result.damaged == ((2, "1e999 is larger than any float"),)
+    with pytest.raises(ProgressError, match="contains no event of this course .line 1: 1e999"):
         import_progress(tmp_path / "bad.jsonl")
 
 
@@ -529,7 +529,7 @@ def test_the_state_of_an_exercise_follows_from_its_events(course, outcomes, expe
 
 
 @given(st.lists(st.sampled_from(["passed", "failed", "not attempted", "blocked", "viewed"])))
-def test_no_one_passes_after_viewing_and_no_one_loses_a_pass(outcomes):
+def test_nobody_passes_after_viewing_and_nobody_loses_a_pass(outcomes):
     state = estimate_state(COURSE, attempts("00.1", *outcomes)).labs[0].exercises[0].state
     first_view = outcomes.index("viewed") if "viewed" in outcomes else len(outcomes)
     assert (state == "passed") == ("passed" in outcomes[:first_view])
@@ -608,26 +608,26 @@ def measured(minute, value):
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
-        ([], Prediction("00.p1", None, None, False)),
-        ([predict(0, None), measured(1, 200)], Prediction("00.p1", None, 200, False, "tok/s")),
-        ([predict(0, 50)], Prediction("00.p1", 50, None, False, "tok/s")),
-        ([predict(0, 50), predict(1, None), measured(2, 200)], Prediction("00.p1", 50, 200, False, "tok/s")),
-        ([predict(0, 50), predict(1, 60), measured(2, 200)], Prediction("00.p1", 60, 200, False, "tok/s")),
-        ([predict(0, 50), measured(1, 200), predict(2, 199)], Prediction("00.p1", 50, 200, False, "tok/s")),
+        ([], Prediction("00.p1", None, None)),
+        ([predict(0, None), measured(1, 200)], Prediction("00.p1", None, 200, "tok/s")),
+        ([predict(0, 50)], Prediction("00.p1", 50, None, "tok/s")),
+        ([predict(0, 50), predict(1, None), measured(2, 200)], Prediction("00.p1", 50, 200, "tok/s")),
+        ([predict(0, 50), predict(1, 60), measured(2, 200)], Prediction("00.p1", 60, 200, "tok/s")),
+        ([predict(0, 50), measured(1, 200), predict(2, 199)], Prediction("00.p1", 50, 200, "tok/s")),
         (
             [predict(0, 50), measured(1, 200), predict(2, 199), measured(3, 210)],
-            Prediction("00.p1", 50, 210, False, "tok/s"),
+            Prediction("00.p1", 50, 210, "tok/s"),
         ),
-        ([measured(1, 200), predict(2, 199), predict(3, 200)], Prediction("00.p1", 199, 200, True, "tok/s")),
-        ([predict(0, None), measured(1, 200), predict(2, 199)], Prediction("00.p1", 199, 200, True, "tok/s")),
-        ([predict(0, 0), measured(1, 200), predict(2, 199)], Prediction("00.p1", 0, 200, False, "tok/s")),
+        ([measured(1, 200), predict(2, 199), predict(3, 200)], Prediction("00.p1", 199, 200, "tok/s", is_late=True)),
+        ([predict(0, None), measured(1, 200), predict(2, 199)], Prediction("00.p1", 199, 200, "tok/s", is_late=True)),
+        ([predict(0, 0), measured(1, 200), predict(2, 199)], Prediction("00.p1", 0, 200, "tok/s")),
     ],
 )
 def test_a_prediction_given_after_the_measurement_never_replaces_an_earlier_one(course, events, expected):
     assert estimate_state(course, events).labs[0].predictions == (expected,)
 
 
-def test_the_quiz_counts_each_question_that_was_answered_rightly_once(course):
+def test_each_question_that_was_answered_right_counts_once(course):
     events = [
         event("quiz", "00.q1", 0, outcome="failed"),
         event("quiz", "00.q1", 1, outcome="passed"),

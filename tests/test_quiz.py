@@ -71,7 +71,7 @@ def test_a_right_answer_passes(question_id, answer):
 @pytest.mark.parametrize(("question_id", "answer", "phrase"), [
     ("00.q1", "a", "a token is not a word"),
     ("00.q1", "c", "TTFT"),
-    ("00.q1", "d", "rate of requests"),
+    ("00.q1", "d", "requests per second"),
     ("00.q1", "e", "one letter of a, b, c, d"),
     ("00.q1", 2, "one letter of a, b, c, d"),
     ("00.q2", 14.9, "GiB"),
@@ -162,7 +162,7 @@ def test_an_answer_is_shown_with_its_question_and_kept(capsys):
     assert shown.rstrip().endswith(f"✗ 00.q4 failed: {outcome.sentence}")
     (event,) = load_events()
     assert (event["kind"], event["outcome"], event["answer"]) == ("quiz", "failed", 40.4)
-    assert event["topic"] == "TTFT and decode rate"
+    assert event["topic"] == "TTFT and decode speed"
 
 
 def test_strict_mode_raises_for_a_wrong_answer_only(monkeypatch, capsys):
@@ -201,7 +201,8 @@ NUMERIC = CHOICE | {"kind": "numeric", "answer": 5, "tolerance": 0.1, "unit": "s
 def test_a_damaged_bank_is_an_error_that_names_the_fault(tmp_path, monkeypatch, entry, phrase):
     for folder in ("labs", "labkit", "solutions/src/50_made"):
         (tmp_path / "course" / folder).mkdir(parents=True)
-    (tmp_path / "course/solutions/src/50_made/quiz.json").write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
+    bank = tmp_path / "course/solutions/src/50_made/quiz.json"
+    bank.write_text(json.dumps({"questions": [entry]}), encoding="utf-8")
     monkeypatch.setenv("LABKIT_COURSE", str(tmp_path / "course"))
     with pytest.raises(CheckError, match="50_made/quiz.json is damaged") as caught:
         load_questions("50")

@@ -56,7 +56,7 @@ def test_a_sum_without_noise_gives_its_own_numbers():
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_unit_of_time_changes_no_knee(shape):
+def test_the_unit_of_time_does_not_change_the_knee(shape):
     samples = draw_samples(lambda b: SHAPES[shape](b, 8.0, 2.0, 0.5), cv=0.03)
     a = fit_regimes(samples, shape=shape)
     b = fit_regimes({x: [1000 * v for v in values] for x, values in samples.items()}, shape=shape)
@@ -146,8 +146,8 @@ def test_the_interval_holds_the_true_knee_in_95_of_100_simulations(shape, knee, 
 @pytest.mark.parametrize("cv", [0.01, 0.05, 0.1])
 @pytest.mark.parametrize(("shape", "knee", "c"), [("max", 12.0, 2.0), ("max", 5.0, 5.5), ("sum", 16.0, 0.0)])
 def test_the_interval_holds_the_true_knee_in_95_of_100_of_many_simulations(shape, knee, c, cv):
-    held, shown = simulate(shape, cv=cv, num=1000, knee=knee, a=8.0, c=c, d=0.5)
-    assert shown >= 400
+    held, shown = simulate(shape, cv=cv, num=400, knee=knee, a=8.0, c=c, d=0.5)
+    assert shown >= 160
     assert held / shown >= 0.95
 
 
@@ -203,13 +203,13 @@ def test_a_knee_far_outside_is_not_found_inside():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
-def test_noise_without_end_cannot_tell(shape):
+def test_overwhelming_noise_cannot_tell(shape):
     verdicts = [fit_regimes(draw_samples(lambda b: 8.0, cv=3.0, n=2, seed=s), shape=shape).verdict for s in range(40)]
     assert verdicts.count("cannot tell") > 20
 
 
 @pytest.mark.slow
-def test_noise_alone_is_seldom_taken_for_a_knee():
+def test_noise_alone_is_rarely_mistaken_for_a_knee():
     found = [fit_regimes(draw_samples(lambda b: 8.0, cv=0.1, seed=s), shape="max").verdict for s in range(100)]
     assert found.count("knee") <= 5
 
@@ -220,7 +220,7 @@ def test_noise_alone_is_seldom_taken_for_a_knee():
     st.lists(st.lists(st.floats(1e-6, 1e3), min_size=2, max_size=4), min_size=5, max_size=9),
     st.sampled_from(["max", "sum"]),
 )
-def test_any_times_give_an_answer_that_agrees_with_itself(lists, shape):
+def test_any_times_give_a_consistent_answer(lists, shape):
     samples = {2**k: values for k, values in enumerate(lists)}
     found = fit_regimes(samples, shape=shape)
     assert found.verdict in ("knee", "flat", "linear", "cannot tell")
@@ -253,7 +253,7 @@ def test_an_unknown_shape_is_refused():
     (lambda b: 8.0, 0.02, "no knee within the sweep, flat to its end"),
     (lambda b: 0.5 * b, 0.02, "no knee within the sweep, linear from its beginning; if there is one it lies below"),
 ])  # fmt: skip
-def test_the_words_say_what_the_fit_says(curve, cv, words):
+def test_the_words_agree_with_the_fit(curve, cv, words):
     fit = fit_regimes(draw_samples(curve, cv=cv), shape="sum")
     assert format_regimes(fit).startswith(words)
     if fit.verdict == "knee":

@@ -106,7 +106,7 @@ def test_one_sample_has_a_median_but_no_spread_and_no_interval():
     assert summary.std is summary.mean_interval is summary.p50_interval is summary.p99 is None
 
 
-def test_no_sample_is_dropped_however_far_out_it_lies():
+def test_no_outlier_is_dropped():
     summary = summarize([1.0] * 99 + [1000.0])
     assert (summary.n, summary.maximum) == (100, 1000.0)
     assert summary.mean == pytest.approx(10.99)
@@ -174,24 +174,24 @@ def test_identical_data_cannot_tell_and_does_not_crash(samples, is_paired):
     assert result.ratio == 1
 
 
-def test_rounding_in_the_last_digit_is_no_difference():
+def test_rounding_in_the_last_digit_is_not_a_difference():
     assert compare([0.1 + 0.2] * 5, [0.3] * 5).verdict == "cannot tell"
 
 
-def test_a_constant_difference_without_any_spread_is_told():
+def test_a_constant_difference_without_any_spread_is_found():
     assert compare([2.0] * 3, [1.0] * 3).verdict == "slower"
     assert compare([2.0] * 3, [1.0] * 3, is_paired=False).verdict == "slower"
 
 
 @pytest.mark.parametrize("step", [0.002, 0.01, 0.02])
 def test_a_coarse_clock_makes_no_difference_of_five_noisy_pairs(step):
-    """A and B are the same thing, read in whole steps of a clock: more than two pairs, as `compare` says."""
+    """A and B are the same thing, read in whole steps of a clock, with more than two pairs, as `compare` says."""
     rng = np.random.default_rng(11)
     trials = [compare(*(step * np.round(rng.normal(1, 0.01, (2, 5)) / step))) for _ in range(2000)]
     assert sum(trial.verdict != "cannot tell" for trial in trials) <= 0.06 * 2000
 
 
-def test_a_ratio_beyond_all_numbers_cannot_tell():
+def test_a_ratio_that_overflows_cannot_tell():
     assert compare([1e-300, 1e300], [1.0, 1.0]).verdict == "cannot tell"
     assert compare([1e-300, 1e-300], [1e300, 1e300]).ratio == np.inf
 
@@ -235,6 +235,6 @@ def test_case_17_a_shift_of_five_percent_is_found(better, verdict):
         (lambda: compare([1.0, 1.0], [1.0, 1.0], better="bigger"), "bigger"),
     ],
 )
-def test_bad_input_is_a_sentence_and_not_a_number(call, message):
+def test_bad_input_is_an_error_and_not_a_number(call, message):
     with pytest.raises(LabkitError, match=message):
         call()

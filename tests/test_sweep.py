@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -32,14 +31,14 @@ MACHINE = {
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch):
-    """A machine that can be changed, and that costs nothing to ask."""
+    """A machine that a test can change, and that takes no time to probe."""
     made = json.loads(json.dumps(MACHINE))
     monkeypatch.setattr(provenance, "probe_provenance", lambda: made)
     return made
 
 
 class Bench:
-    """A measurement on a clock of its own: counts its calls and gives each call another number."""
+    """A measurement on its own clock: it counts its calls and returns a different number for each."""
 
     def __init__(self, seconds=lambda point: 1.0, *, stop_after=None):
         self.calls, self.now_s, self.seconds, self.stop_after = [], 0.0, seconds, stop_after
@@ -63,7 +62,7 @@ def journal_of(sweep):
 # The plan
 
 
-def test_every_round_visits_every_point_once_in_an_order_of_its_own():
+def test_every_round_visits_every_point_once_in_its_own_order():
     bench = Bench()
     sweep = bench.run(points=[{"batch": b} for b in range(8)], num_rounds=6)
     rounds = [bench.calls[k : k + 8] for k in range(0, 48, 8)]
@@ -72,7 +71,7 @@ def test_every_round_visits_every_point_once_in_an_order_of_its_own():
     assert sweep.is_complete and sweep.num_new == 48 and sweep.left == ()
 
 
-def test_a_home_that_nobody_has_is_a_sentence_as_for_records(monkeypatch):
+def test_the_home_of_an_unknown_user_is_an_error_as_for_records(monkeypatch):
     monkeypatch.setenv("LABKIT_RUNS", "~nosuchuser/x")
     with pytest.raises(LabkitError, match=r"nosuchuser/x cannot be used"):
         run_sweep("s", lambda point: {"step_s": [1.0]}, [{"batch": 1}], settings={}, num_rounds=1)
@@ -108,13 +107,13 @@ def test_samples_of_a_point_come_in_the_order_of_the_rounds():
 
 @pytest.mark.parametrize("points", [[], [{}], [3], [{"batch": 1}, {"batch": 1}], [{"batch": float("nan")}],
                                     [{"batch": object()}]])  # fmt: skip
-def test_points_that_are_no_grid_are_refused(points):
+def test_invalid_points_are_refused(points):
     with pytest.raises(LabkitError, match="points of a sweep|JSON cannot"):
         Bench().run(points=points)
 
 
 @pytest.mark.parametrize("given", [None, {}, {"step_s": []}, {"step_s": [float("inf")]}, {"step_s": ["x"]}, [1.0], 3])
-def test_what_is_no_list_of_numbers_ends_the_run_and_is_not_stored(given):
+def test_anything_but_lists_of_numbers_ends_the_run_and_is_not_stored(given):
     with pytest.raises(LabkitError, match="expected lists of finite numbers"):
         run_sweep("decode", lambda point: given, GRID, settings={"steps": 8}, is_quiet=True)
     assert Bench().run().num_new == 9
@@ -159,7 +158,7 @@ def _first(seed):
     return bench.calls[0][0]
 
 
-def test_the_budget_is_that_of_one_call():
+def test_the_budget_applies_to_one_call():
     bench = Bench()
     counts = [bench.run(budget_s=4.0).num_new for _ in range(3)]
     assert counts == [4, 4, 1]
@@ -176,7 +175,7 @@ def test_a_finished_sweep_measures_nothing_again():
 
 
 @pytest.mark.parametrize("stop", range(9))
-def test_an_interrupted_sweep_goes_on_at_the_next_visit(stop):
+def test_an_interrupted_sweep_resumes_at_the_next_visit(stop):
     bench = Bench(stop_after=stop)
     with pytest.raises(KeyboardInterrupt):
         bench.run()
@@ -189,7 +188,7 @@ def test_an_interrupted_sweep_goes_on_at_the_next_visit(stop):
     assert sweep.to_dict()["num_sessions"] == (2 if stop else 1)
 
 
-def test_a_wider_grid_and_more_rounds_go_on_from_what_is_there():
+def test_a_wider_grid_and_more_rounds_build_on_what_is_there():
     bench = Bench()
     bench.run()
     sweep = bench.run(points=[*GRID, {"batch": 8}], num_rounds=4)
@@ -199,7 +198,7 @@ def test_a_wider_grid_and_more_rounds_go_on_from_what_is_there():
     assert {visit.point["batch"] for visit in narrow.visits} == {1, 2}
 
 
-def test_a_tuple_in_a_point_is_the_list_that_the_file_gives_back():
+def test_a_tuple_in_a_point_equals_the_list_in_the_file():
     bench = Bench()
     points = [{"lengths": (1, 2)}, {"lengths": (3, 4)}]
     bench.run(points=points)
@@ -208,11 +207,11 @@ def test_a_tuple_in_a_point_is_the_list_that_the_file_gives_back():
     assert len(again.samples("step_s", lengths=[1, 2])) == 6
 
 
-def test_a_closed_sweep_begins_anew_and_its_old_samples_stay_in_the_file():
+def test_a_closed_sweep_starts_over_and_its_old_samples_stay_in_the_file():
     bench = Bench()
     first = bench.run()
     close_sweep(first, record="r-0123456789")
-    close_sweep(first, record="r-0123456789")  # twice is once
+    close_sweep(first, record="r-0123456789")
     second = bench.run()
     assert (second.take, second.num_new) == (2, 9)
     assert [visit.samples["step_s"][0] for visit in second.visits] != [v.samples["step_s"][0] for v in first.visits]
@@ -245,7 +244,7 @@ def test_another_setting_model_or_machine_is_another_sweep_and_never_mixed(machi
     else:
         second = bench.run(**options)
     assert second.num_new == 9 and second.id != first.id and second.path != first.path
-    second.path.write_bytes(second.path.read_bytes() + first.path.read_bytes())  # someone joins the two files
+    second.path.write_bytes(second.path.read_bytes() + first.path.read_bytes())  # somebody concatenates the two files
     again = bench.run(**options) if change != "name" else run_sweep("prefill", bench, GRID, **plan)
     assert again.visits == second.visits
 
@@ -282,7 +281,7 @@ def test_a_file_cut_at_any_byte_loses_only_the_line_that_was_cut(tmp_path_factor
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=12), st.integers(0, 2**31))
-def test_any_row_of_interruptions_ends_with_every_visit_once(tmp_path_factory, stops, seed):
+def test_any_series_of_interruptions_ends_with_every_visit_once(tmp_path_factory, stops, seed):
     folder = tmp_path_factory.mktemp("stops")
     bench = Bench()
     for stop in stops:
@@ -298,7 +297,7 @@ def test_any_row_of_interruptions_ends_with_every_visit_once(tmp_path_factory, s
 
 
 @pytest.mark.parametrize("line", ['{"sweep": 1', "[1]", "", "no json", '{"round": 0}'])
-def test_foreign_lines_are_passed_over(line):
+def test_foreign_lines_are_skipped(line):
     bench = Bench()
     first = bench.run()
     with open(first.path, "a") as file:
@@ -307,7 +306,7 @@ def test_foreign_lines_are_passed_over(line):
 
 
 @pytest.mark.parametrize("change", [{"samples": {}}, {"samples": {"step_s": ["x"]}}, {"round": "a"}, {"point": 3}])
-def test_a_visit_whose_line_makes_no_sense_is_measured_again(change):
+def test_a_visit_with_an_invalid_line_is_measured_again(change):
     bench = Bench()
     first = bench.run()
     lines = first.path.read_text().splitlines()
@@ -346,7 +345,7 @@ def test_a_full_disk_loses_only_the_visit_that_did_not_fit(monkeypatch):
     assert bench.run().num_new == 5, "the fifth was measured, and could not be kept"
 
 
-def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp_path):
+def test_a_folder_that_cannot_be_written_is_reported_before_anything_is_measured(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     bench = Bench()
     with pytest.raises(LabkitError, match="the sweep cannot be kept: .*file.* cannot be written"):
@@ -354,7 +353,7 @@ def test_a_folder_that_cannot_be_written_is_told_before_anything_is_measured(tmp
     assert bench.calls == []
 
 
-def test_a_journal_that_cannot_be_read_is_told():
+def test_a_journal_that_cannot_be_read_is_an_error():
     first = Bench().run()
     first.path.unlink()
     first.path.mkdir()
@@ -398,7 +397,7 @@ def test_a_file_system_without_locks_still_runs(monkeypatch):
 # The line
 
 
-def test_a_file_of_output_gets_one_line_and_a_live_one_is_written_over(capsys, monkeypatch):
+def test_a_file_gets_one_line_of_output_and_a_terminal_is_overwritten(capsys, monkeypatch):
     for name in list(sys.modules):
         if name.startswith("ipykernel"):
             monkeypatch.delitem(sys.modules, name)
@@ -413,7 +412,7 @@ def test_a_file_of_output_gets_one_line_and_a_live_one_is_written_over(capsys, m
     assert "about 5.00 s left" in live and "9 of 9 visits; all visits done (4 from an earlier run)" in live
 
 
-def test_a_failure_is_told_in_the_line_too(capsys):
+def test_a_failure_is_shown_in_the_line_too(capsys):
     bench = Bench(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
         bench.run(is_quiet=False)
@@ -428,41 +427,46 @@ from labkit.results import provenance
 provenance.probe_provenance = lambda: {machine!r}
 from labkit.sweep import run_sweep
 
+num_calls = 0
+
 def measure(point):
-    time.sleep(0.002 * point["batch"])
+    global num_calls
+    num_calls += 1
+    print("visit", flush=True)
+    if num_calls > {num_visits}:
+        sys.stdin.read()  # wait here for the kill
     with open({log!r}, "a") as log:
         print(point["batch"], time.time_ns(), file=log, flush=True)
     return {{"step_s": [float(time.time_ns()), 2.0] * 20}}
 
-print("up", flush=True)
 sweep = run_sweep("killed", measure, [{{"batch": b}} for b in (1, 2, 3, 4)], settings={{}}, num_rounds=60,
                   folder={folder!r}, is_quiet=True)
-print("complete", sweep.num_new, flush=True)
 """
 
 
 @pytest.mark.slow
-def test_a_sweep_killed_at_random_instants_loses_no_finished_visit_and_repeats_none(tmp_path):
-    code = CHILD.format(machine=MACHINE, log=str(tmp_path / "log"), folder=str(tmp_path / "sweeps"))
-    draw, kills, kept = random.Random(7), 0, {}
-    for _ in range(60):
-        child = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert child.stdout.readline() == "up\n"
-        time.sleep(draw.uniform(0.0, 0.25))
-        is_killed = child.poll() is None
-        os.kill(child.pid, signal.SIGKILL) if is_killed else None
-        rest = child.communicate(timeout=60)[0]
-        now = read_visits(tmp_path / "sweeps")
+def test_a_sweep_killed_at_random_times_loses_no_finished_visit_and_repeats_none(tmp_path):
+    draw, kept, num_kills = random.Random(7), {}, 4
+    log, folder = tmp_path / "log", tmp_path / "sweeps"
+    for num_visits in [*(draw.randint(15, 35) for _ in range(num_kills)), 240]:
+        code = CHILD.format(machine=MACHINE, log=str(log), folder=str(folder), num_visits=num_visits)
+        child = subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        if num_visits < 240:
+            for _ in range(num_visits - draw.randint(0, 5)):  # it may be anywhere between this visit and the last
+                assert child.stdout.readline() == "visit\n"
+            os.kill(child.pid, signal.SIGKILL)
+        child.communicate(timeout=60)
+        assert child.returncode == (-signal.SIGKILL if num_visits < 240 else 0)
+        now = read_visits(folder)
         assert {key: now[key] for key in kept} == kept, "what was finished is never lost and never measured again"
-        kills, kept = kills + ("complete" not in rest), now
-        if "complete" in rest:
-            break
-    assert kills >= 3, "the test has to kill in the middle"
+        kept = now
     final = run_sweep("killed", None, [{"batch": b} for b in (1, 2, 3, 4)], settings={}, num_rounds=60,
-                      folder=tmp_path / "sweeps", is_quiet=True)  # fmt: skip
+                      folder=folder, is_quiet=True)  # fmt: skip
     assert final.num_new == 0 and final.is_complete and len(final.visits) == 240
-    measured = len((tmp_path / "log").read_text().splitlines())
-    assert 240 <= measured <= 240 + kills, "a kill costs at most the visit that was under way"
+    measured = len(log.read_text().splitlines())
+    assert 240 <= measured <= 240 + num_kills, "a kill costs at most the visit that was under way"
 
 
 def read_visits(folder):
@@ -472,7 +476,7 @@ def read_visits(folder):
             try:
                 line = json.loads(line)
             except ValueError:
-                continue  # half of a line: that visit was not finished
+                continue  # half a line: that visit was not finished
             if "samples" in line:
                 key = line["round"], line["point"]["batch"]
                 assert key not in found, "one visit, one line"

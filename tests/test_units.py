@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.stats import Interval
-from labkit.units import format_bytes, format_interval, format_number, format_rate, format_ratio, format_seconds
+from labkit.units import (
+    format_bytes,
+    format_interval,
+    format_number,
+    format_rate,
+    format_ratio,
+    format_seconds,
+    is_near,
+    is_number,
+)
 
 
 @pytest.mark.parametrize(
@@ -118,8 +127,25 @@ def test_an_interval_is_written_with_the_digits_of_its_width_and_a_missing_one_a
     assert format_interval(None) == format_interval(None, write=format_seconds) == "n too small"
 
 
-def test_a_spread_without_bound_leaves_one_digit_and_one_that_is_no_number_says_nothing():
+def test_an_infinite_spread_leaves_one_digit_and_nan_counts_as_none():
     assert format_number(1_234_567.0, math.inf) == "1,000,000"
     assert format_number(0.0123, math.inf) == "0.01"
     assert format_number(3.7, math.nan) == "3.70"
     assert format_interval(Interval(1.2345678, math.inf, 0.95)) == "1 to inf"
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5, 1e300, np.float64(1.0)])
+def test_finite_ints_and_floats_are_numbers(value):
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [True, None, "1", [1], float("nan"), float("inf"), 10**400, 1j])
+def test_anything_else_is_not_a_number(value):
+    assert not is_number(value)
+    assert not is_near(value, value)
+
+
+def test_near_is_within_the_tolerance_of_the_larger_number():
+    assert is_near(1, 1.0) and is_near(1.0, 1 + 9e-7) and not is_near(1.0, 1 + 2e-6)
+    assert is_near(100, 101, tolerance=0.01) and not is_near(100, 102, tolerance=0.01)
+    assert not is_near(0.0, 1e-12)

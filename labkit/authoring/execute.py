@@ -112,7 +112,7 @@ def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
 
 
 def check_solution(root: Path, source: Source) -> Finding:
-    """Say whether a stored solution belongs to this source (if not, a problem) and to the rest of its stamp (a note)."""
+    """Say whether a stored solution belongs to this source (else a problem), and to its stamp (else a note)."""
     path = root / "solutions" / f"{source.name}.ipynb"
     again = f"Next: make execute LAB={source.number}"
     if not path.exists():

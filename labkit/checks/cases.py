@@ -5,6 +5,7 @@ The checks of lab 12 are the model: solutions/src/12_hf_vs_vllm/checks.py.
 """
 
 import contextlib
+import copy
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ from typing import Any, NoReturn
 
 from labkit.checks.learner import LearnerEndless, LearnerFunction, LearnerRaised, NotAttempted, shorten
 from labkit.checks.mistakes import find_mistake
+from labkit.units import is_number
 from labkit.views import Outcome
 
 __all__ = ["Case", "CheckEnded", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function",
-           "expect_no_generator", "fail", "is_number", "is_same", "passed"]  # fmt: skip
+           "expect_no_generator", "fail", "is_own_code", "is_same", "passed"]  # fmt: skip
 
 _NOTHING = "nothing came back, is a `return` missing?"
 
@@ -60,8 +62,13 @@ def expect_function(answer: Any, name: str) -> None:
         how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without brackets"
         fail(f"the check wants the function itself, and got {_format_kind(answer)}: write {how}.")
     function = getattr(answer.function, "func", answer.function)  # of a functools.partial
-    if re.match(r"labkit\.checks\.|lab\d\d\.", str(getattr(function, "__module__", ""))):
+    if is_own_code(str(getattr(function, "__module__", ""))):
         fail("the check's own code is no answer: write it by hand.")
+
+
+def is_own_code(module: str) -> bool:
+    """Tell whether a module's name, or what begins with it, belongs to the judge or to the checks of a lab."""
+    return bool(re.match(r"labkit\.checks\.|lab\d\d\.", module))
 
 
 def expect_answer(got: Any, call: str) -> None:
@@ -123,7 +130,8 @@ def _find_mistake(
             continue  # the other cases still tell the mistake
 
     def explains(wrong: Callable) -> bool:
-        guarded = LearnerFunction(wrong)
+        guarded = copy.copy(function)  # a check may have its own kind, which reads one part of an answer
+        guarded.function = wrong
         return all(is_same(got, guarded(*case.args, **case.kwargs), relative=relative) for case, got in answers)
 
     if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):
@@ -137,22 +145,27 @@ def _find_mistake(
 
 
 def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
-    """Tell whether two answers agree: numbers within `relative`, lists and tuples item by item, all else exactly."""
+    """Tell whether answers agree: numbers within `relative`, lists, tuples and dicts item by item, all else exactly."""
     if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
     if isinstance(expected, str):
         return isinstance(got, str) and got == expected
     if isinstance(expected, int | float):
-        is_number = isinstance(got, int | float) and not isinstance(got, bool)
-        if is_number and isinstance(got, int) and abs(got) > 1e300:
-            return got == expected  # too large for a float
+        if not is_number(got):  # NaN, an infinity, an int too large for a float
+            return (
+                isinstance(got, int | float)
+                and not isinstance(got, bool)
+                and (got == expected or (got != got and expected != expected))
+            )
         # Sums that cancel leave some 1e-16 where nothing is left; the cases' other numbers are far larger than 1e-12.
-        near = is_number and math.isclose(got, expected, rel_tol=relative, abs_tol=0.0 if expected else 1e-12)
-        return near or (is_number and got != got and expected != expected)
+        return math.isclose(got, expected, rel_tol=relative, abs_tol=0.0 if expected else 1e-12)
     if isinstance(expected, tuple | list):
         got = got.tolist() if hasattr(got, "tolist") else got
         is_row = isinstance(got, tuple | list) and len(got) == len(expected)
         return is_row and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
+    if isinstance(expected, dict):
+        has_keys = isinstance(got, dict) and got.keys() == expected.keys()
+        return has_keys and all(is_same(got[key], value, relative=relative) for key, value in expected.items())
     return bool(got == expected)
 
 
@@ -198,13 +211,3 @@ def expect_no_generator(function: LearnerFunction) -> None:
             f"`{function.__name__}` gives its answer by a generator (`yield`), which the next cell cannot index: "
             "return a tuple or a list."
         )
-
-
-def is_number(value: Any) -> bool:
-    """Tell whether a value is a finite number that a float can hold; True and False are none."""
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # a whole number of hundreds of digits
-        return False

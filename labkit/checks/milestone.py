@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from labkit.checks.cases import expect_answer, fail, is_number
+from labkit.checks.cases import expect_answer, fail
 from labkit.checks.learner import shorten, tidy
 from labkit.checks.mistakes import find_mistake
 from labkit.progress import load_course
 from labkit.results import Record, load_records, verify_record
+from labkit.units import is_number
 
 __all__ = ["Milestone", "expect_claims", "find_newest", "has_records"]
 

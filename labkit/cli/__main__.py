@@ -1,8 +1,8 @@
-"""`python -m labkit.cli` is the `labkit` command, and has two maintenance jobs that are no command of learners."""
+"""`python -m labkit.cli` is the `labkit` command, with two maintenance jobs that learners do not need."""
 
 import sys
 
-from labkit.cli.front import main, update_readme
+from labkit.cli import main, update_readme
 
 __all__: list[str] = []
 

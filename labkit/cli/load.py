@@ -226,7 +226,7 @@ def _show_progress(counts) -> None:
 
 
 def _save_page(result, folder: Path) -> Path:
-    from labkit.plots.load_page import save_load_page
+    from labkit.plots import save_load_page
 
     try:
         save_load_page(result, folder / "report.html")

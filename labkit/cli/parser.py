@@ -1,4 +1,4 @@
-"""What does the command line understand? Argparse with one width, and commands that hold commands."""
+"""What does the command line understand? Argparse with a fixed width, and commands that hold commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["Parser", "print_damage", "print_json", "read_path"]
 
-_WIDTH = 100  # of the help, whatever the terminal's: the README shows the same text
+_WIDTH = 100  # of the help on every terminal: the README shows the same text
 
 
 class _Formatter(argparse.HelpFormatter):
@@ -25,7 +25,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """The standard parser with one width, without the colours of later Pythons, and with its commands in a list."""
+    """The standard parser with a fixed width, without the colours of later Pythons, and with a list of its commands."""
 
     def __init__(self, **options: object) -> None:
         formatter = functools.partial(_Formatter, width=_WIDTH, max_help_position=28)
@@ -37,9 +37,9 @@ class Parser(argparse.ArgumentParser):
     def add_command(
         self, name: str, text: str, run: Callable[[argparse.Namespace], int] | None = None, *, is_action: bool = False
     ) -> Parser:
-        """Add a command (of a command: `is_action`) with its line of help; `run` takes the arguments, gives the code.
+        """Add a command (or, with `is_action`, an action of a command) with its line of help.
 
-        A command that only holds actions has no `run`.
+        `run` takes the arguments and returns the exit code; a command that only holds actions has none.
         """
         if self._group is None:
             title = "actions" if is_action else "commands"
@@ -51,12 +51,12 @@ class Parser(argparse.ArgumentParser):
         return parser
 
     def list_all(self) -> list[Parser]:
-        """List this parser and all below it, in the order of the help."""
+        """List this parser and all its commands, in the order of the help."""
         return [self, *(parser for child in self.children for parser in child.list_all())]
 
 
 def read_path(text: str) -> Path:
-    """Read the path of an argument, with "~" written out; LabkitError where nobody knows whose home that is."""
+    """Read the path of an argument and expand "~"; LabkitError for the home of an unknown user."""
     from labkit.errors import LabkitError
     from labkit.journal import expand_path
 
@@ -72,6 +72,6 @@ def print_json(content: object) -> None:
 
 
 def print_damage(damaged: Sequence[object]) -> None:
-    """Name every line that was skipped."""
+    """Print every line that was skipped."""
     for bad in damaged:
         print(f"skipped: {bad}")

@@ -10,9 +10,9 @@ import selectors
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from labkit.asynchronous import VirtualClock
 from labkit.errors import LabkitError
 from labkit.load.exchange import Exchange
+from labkit.timing import VirtualClock
 
 __all__ = ["SimulatedServer", "VirtualLoop", "format_answer", "run_virtual"]
 

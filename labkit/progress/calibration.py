@@ -13,35 +13,23 @@ from labkit.progress.course import load_course
 from labkit.progress.events import load_events
 from labkit.progress.state import CourseState, Prediction, estimate_state
 from labkit.stats import Interval, summarize
-from labkit.units import format_number
+from labkit.units import format_number, is_number
 
-__all__ = ["Calibration", "Guess", "estimate_calibration", "format_calibration", "load_calibration"]
-
-
-@dataclass(frozen=True, slots=True)
-class Guess:
-    """One prediction beside its measurement, both above zero, in `unit`."""
-
-    id: str
-    predicted: float
-    measured: float
-    unit: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """Predicted over measured: above 1 the prediction was too high."""
-        return self.predicted / self.measured
+__all__ = ["Calibration", "estimate_calibration", "format_calibration", "load_calibration"]
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """All predictions that can be judged, and how many cannot, by reason.
+    """All predictions that can be judged, and how many cannot; those not measured yet are not counted.
 
-    `num_skipped`: measured without a prediction; `num_late`: predicted only after the measurement; `num_signless`:
-    zero, negative or no number on one side, which no factor describes. What is not measured yet is in none of them.
+    Attributes:
+        predictions: given in time, with two numbers above 0
+        num_skipped: measured without a prediction
+        num_late: predicted only after the measurement
+        num_signless: one of the two is zero, negative or not a number, so that no factor describes them
     """
 
-    guesses: tuple[Guess, ...]
+    predictions: tuple[Prediction, ...]
     num_skipped: int = 0
     num_late: int = 0
     num_signless: int = 0
@@ -49,26 +37,26 @@ class Calibration:
     @property
     def n(self) -> int:
         """How many predictions were judged."""
-        return len(self.guesses)
+        return len(self.predictions)
 
     @property
     def median_ratio(self) -> float | None:
-        """The middle ratio, with its direction: above 1 most predictions are too high. None without a prediction."""
-        return math.exp(summarize(self._logs()).p50) if self.guesses else None
+        """The median ratio: above 1 most predictions are too high. None without a prediction."""
+        return math.exp(summarize(self._logs()).p50) if self.predictions else None
 
     @property
     def typical_factor(self) -> float | None:
-        """How far from 1 the middle prediction is in either direction: 2 is half or twice. None without one."""
-        return math.exp(summarize([abs(x) for x in self._logs()]).p50) if self.guesses else None
+        """How far from 1 the median prediction is, in either direction: 2 is half or twice. None without one."""
+        return math.exp(summarize([abs(x) for x in self._logs()]).p50) if self.predictions else None
 
     @property
     def interval(self) -> Interval | None:
         """The 95 % interval of the median ratio, from six predictions on."""
-        found = summarize(self._logs()).p50_interval if self.guesses else None
+        found = summarize(self._logs()).p50_interval if self.predictions else None
         return found and Interval(math.exp(found.low), math.exp(found.high), found.confidence)
 
     def _logs(self) -> list[float]:
-        return [math.log(guess.predicted) - math.log(guess.measured) for guess in self.guesses]
+        return [math.log(one.predicted) - math.log(one.measured) for one in self.predictions]
 
 
 def estimate_calibration(state: CourseState) -> Calibration:
@@ -100,7 +88,7 @@ def format_calibration(calibration: Calibration) -> str:
 
 
 def _sort(predictions: Iterable[Prediction]) -> Calibration:
-    guesses, skipped, late, signless = [], 0, 0, 0
+    judged, skipped, late, signless = [], 0, 0, 0
     for item in predictions:
         if item.measured is None:
             continue
@@ -111,10 +99,9 @@ def _sort(predictions: Iterable[Prediction]) -> Calibration:
         elif not (_is_positive(item.predicted) and _is_positive(item.measured)):
             signless += 1
         else:
-            guesses.append(Guess(item.id, float(item.predicted), float(item.measured), item.unit))
-    return Calibration(tuple(guesses), skipped, late, signless)
+            judged.append(item)
+    return Calibration(tuple(judged), skipped, late, signless)
 
 
 def _is_positive(value: object) -> bool:
-    # The bounds keep the ratio of any two a number that can be written.
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-100 < value < 1e100
+    return is_number(value) and 1e-100 < value < 1e100  # within these bounds the ratio of any two is a float

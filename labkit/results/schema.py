@@ -1,6 +1,6 @@
 """What may a record contain? The JSON schema, published in data/reference/record.schema.json, and a small checker.
 
-The checker knows the words that this schema uses, with the standard library alone; the tests hold it against
+The checker covers the keywords that this schema uses, with the standard library alone; the tests compare it with
 jsonschema. `python -m labkit.cli --update-schema` writes the published file.
 """
 
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
+
+from labkit.units import is_number
 
 __all__ = ["SCHEMA", "SCHEMA_VERSION", "check_schema", "save_schema"]
 
@@ -113,13 +114,13 @@ SCHEMA = {
 _TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 
 
-def check_schema(content: object, *, schema: dict = SCHEMA, place: str = "") -> list[str]:
-    """Say in sentences where the content departs from the schema; an empty list means that it matches."""
-    return list(_find_faults(content, schema, place))
+def check_schema(content: object) -> list[str]:
+    """Return a sentence for each place where the content departs from the schema; an empty list means it matches."""
+    return list(_find_faults(content, SCHEMA, ""))
 
 
 def _find_faults(value: object, schema: dict, place: str) -> Iterator[str]:
-    if not schema:  # anything goes, however deep it is
+    if not schema:  # anything goes, however deeply nested
         return
     name = place or "the record"
     if "enum" in schema and (isinstance(value, bool) or value not in schema["enum"]):
@@ -159,14 +160,12 @@ def _find_object_faults(value: dict, schema: dict, place: str) -> Iterator[str]:
 
 
 def _matches(text: str, pattern: str) -> bool:
-    # In a JSON schema "$" is the end of the text; Python's would let a line end stand behind it.
+    # In a JSON schema "$" is the end of the text; Python's also matches before a final newline.
     return re.search(pattern.replace("$", r"\Z"), text) is not None
 
 
 def _is_of_type(value: object, kind: str) -> bool:
-    if kind == "number":  # True is no number, and neither is what no float can hold
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    return isinstance(value, _TYPES[kind])
+    return is_number(value) if kind == "number" else isinstance(value, _TYPES[kind])
 
 
 def _show(value: object) -> str:

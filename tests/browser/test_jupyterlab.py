@@ -53,7 +53,7 @@ def jupyterlab(tmp_path_factory):
         shutil.copytree(ROOT / name, folder / "work" / name)
     built = make_notebook(load_source(ROOT / "solutions" / "src" / "00_start_here" / "lab.py"), kind="solution")
     (folder / "work" / "solved_00.ipynb").write_text(dump_notebook(built))
-    view = "from labkit.views.live import view_live_progress\nview_live_progress()"
+    view = "from labkit.views import view_live_progress\nview_live_progress()"
     (folder / "work" / "progress.ipynb").write_text(_make_notebook([view]))
     (folder / "work" / "figures.ipynb").write_text(_make_notebook([SHOW_FIGURE.format(one) for one in FIGURES]))
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"

@@ -15,7 +15,9 @@ SPEEDS = [70.125, 71.5, 72.25, 72.75, 73.0, 73.625, 74.5, 75.25, 76.0, 76.875, 7
 
 @pytest.fixture
 def record():
-    return load_lab_module("00", "checks").scene_4()["stored"]
+    checks = load_lab_module("00", "checks")
+    checks.save_records_4()
+    return checks.scene_4()["stored"]
 
 
 @pytest.mark.parametrize("stub", [None, ..., {"record": None, "p50_tok_per_s": None}, {"record": ...}])

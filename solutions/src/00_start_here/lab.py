@@ -39,15 +39,14 @@ from labkit.generation import run_generation
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
 from labkit.models import find_model, list_models, load_model
-from labkit.plots import format_alternative, plot_prediction, plot_token_stream
-from labkit.plots.calibration import plot_calibration
+from labkit.plots import format_alternative, plot_calibration, plot_prediction, plot_token_stream
 from labkit.progress.calibration import load_calibration
 from labkit.published import format_comparison, load_claim
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record, verify_record
 from labkit.stats import compare, summarize
 from labkit.units import format_bytes, format_number, format_seconds
-from labkit.views.live import view_live_progress
+from labkit.views import view_live_progress
 
 # %%
 machine = probe_machine()

@@ -10,9 +10,10 @@ from lab01.listings import LIES, SCRIPTS
 from lab01.stopwatch import LAUNCH_S, WAIT_S, find_mistake, run_world
 
 from labkit import stats
-from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, is_number, passed
+from labkit.checks.cases import Case, expect_cases, expect_function, expect_no_generator, fail, passed
 from labkit.checks.learner import LearnerFunction, shorten, tidy
 from labkit.checks.tensors import probe_frames
+from labkit.units import is_near, is_number
 from labkit.views import Outcome
 
 # 01.1: world, warm-up calls, samples.
@@ -265,16 +266,12 @@ def _expect_value(name: str, value, right: float) -> None:
     unit, printed = SCRIPTS[name].unit, float(SCRIPTS[name].printed)
     if not is_number(value):
         fail(f"script {name}: fixed is {shorten(repr(value), 40)}: give a number in {unit}.")
-    if _is_near(value, right):
+    if is_near(value, right, tolerance=2e-3):
         return
-    if _is_near(value, printed):
+    if is_near(value, printed, tolerance=2e-3):
         fail(f"script {name}: {value} {unit} is what the script printed: compute the right value from the log.")
     if value in [float(f"{right:.{digits}g}") for digits in (1, 2)]:
         fail(f"script {name}: {value} {unit} is the right number with too few digits: give at least three.")
-    known = next((sentence for wrong, sentence in _VALUES[name] if _is_near(value, wrong)), "")
+    known = next((sentence for wrong, sentence in _VALUES[name] if is_near(value, wrong, tolerance=2e-3)), "")
     known = known or "fix only the lie, then compute the last line from the log."
     fail(f"script {name}: not {value} {unit}: {known}")
-
-
-def _is_near(value: float, other: float) -> bool:
-    return math.isclose(value, other, rel_tol=2e-3)

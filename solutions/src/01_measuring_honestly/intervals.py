@@ -9,9 +9,10 @@ from typing import NoReturn
 
 import numpy as np
 
-from labkit.checks.cases import fail, is_number
+from labkit.checks.cases import fail
 from labkit.checks.learner import shorten
 from labkit.stats import estimate_mean_interval
+from labkit.units import is_number
 
 __all__ = ["estimate_coverage", "expect_interval", "find_closest"]
 

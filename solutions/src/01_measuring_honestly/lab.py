@@ -37,14 +37,13 @@ from time import perf_counter
 import numpy as np
 
 from labkit import generation, models, plots, stats, timing, units
-from labkit.asynchronous import SimulatedDevice, VirtualClock
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.plots import measuring
 from labkit.quiz import quiz
 from labkit.results import save_record
+from labkit.timing import SimulatedDevice, VirtualClock
 
 # %%
 machine = probe_machine()
@@ -274,7 +273,7 @@ runs = {
     plan: [(name, 0.1 * (1 + 0.15 * k / 60) * math.exp(draw.normal(0, 0.01))) for k, name in enumerate(order)]
     for plan, order in plans.items()
 }
-figure = measuring.plot_time_order(runs, unit="s", title="The same drift, two plans: one of them makes a winner")
+figure = plots.plot_time_order(runs, unit="s", title="The same drift, two plans: one of them makes a winner")
 figure.show()
 print(plots.format_alternative(figure))
 
@@ -430,7 +429,7 @@ if ready("01.1") and ready("01.3"):
     predicted = reveal("01.p1", num_wrong, unit="of 20")
     guess = "no prediction" if predicted is None else f"predicted {predicted:g}"
     title = f"{num_wrong} of 20 comparisons of a request with itself name a winner ({guess})"
-    figure = measuring.plot_ratios([row[:3] for row in said], title=title)
+    figure = plots.plot_ratios([row[:3] for row in said], title=title)
     figure.show()
     print(plots.format_alternative(figure))
 

@@ -3,7 +3,7 @@
 Because these seconds are known, the samples of a wrong stopwatch show what is wrong with it.
 """
 
-from labkit.asynchronous import SimulatedDevice, VirtualClock
+from labkit.timing import SimulatedDevice, VirtualClock
 
 __all__ = ["LAUNCH_S", "WAIT_S", "find_mistake", "run_world"]
 

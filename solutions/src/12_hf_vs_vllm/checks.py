@@ -6,20 +6,12 @@ import statistics
 from types import SimpleNamespace
 from typing import NoReturn
 
-from labkit.checks.cases import (
-    Case,
-    expect_cases,
-    expect_fields,
-    expect_function,
-    expect_no_generator,
-    fail,
-    is_number,
-    passed,
-)  # fmt: skip
+from labkit.checks.cases import Case, expect_cases, expect_fields, expect_function, expect_no_generator, fail, passed
 from labkit.checks.learner import LearnerFunction, shorten, tidy
 from labkit.checks.mistakes import find_mistake
 from labkit.results import load_records
 from labkit.stats import estimate_mean_interval
+from labkit.units import is_near, is_number
 from labkit.views import Outcome
 
 # 12.1: sent, chunks (arrival, tokens) -> TTFT, TPOT, end to end.
@@ -239,7 +231,7 @@ def _expect_verdict(read_verdict, record, *, where):
     for name, value in zip(_FIELDS[1:4], numbers, strict=True):
         if not is_number(value):
             fail(f"{where}: `{name}` is {shorten(repr(value), 40)}: give a number.")
-    if not _near(numbers, ends):
+    if not all(map(is_near, numbers, ends)):
         _explain_numbers(read_verdict, numbers, record, where)
     word = tidy(got["verdict"])
     if not isinstance(word, str) or word != right[3]:
@@ -247,21 +239,17 @@ def _expect_verdict(read_verdict, record, *, where):
     return right
 
 
-def _near(got, right) -> bool:
-    return all(math.isclose(x, y, rel_tol=1e-6) for x, y in zip(got, right, strict=True))
-
-
 def _explain_numbers(read_verdict, numbers, record, where) -> NoReturn:
     def explains(wrong):
         made = wrong(record)
-        return _near(numbers, [made[name] for name in _FIELDS[1:4]])
+        return all(map(is_near, numbers, (tidy(made[name]) for name in _FIELDS[1:4])))
 
     if sentence := find_mistake(read_verdict.exercise, read_verdict.reference_name, explains):
         fail(f"{where}: {sentence}")
     averages = [[average(record.samples[key]) for key in _KEYS] for average in (statistics.fmean, statistics.median)]
-    if any(math.isclose(numbers[0], x / y, rel_tol=1e-6) for x, y in averages):
+    if any(is_near(numbers[0], x / y) for x, y in averages):
         fail(f"{where}: that divides two averages: take the ratio within each round, so that drift cancels.")
-    if math.isclose(numbers[0], _estimate_ends(*(record.samples[key] for key in _KEYS))[0], rel_tol=1e-6):
+    if is_near(numbers[0], _estimate_ends(*(record.samples[key] for key in _KEYS))[0]):
         fail(f"{where}: the ratio is right, but its interval is not: the rounds are pairs, in order.")
     seen = f"{numbers[0]:.4g} ({numbers[1]:.4g} to {numbers[2]:.4g})"
     fail(f"{where}: {seen} is not the ratio of {' over '.join(_KEYS)}, in pairs of rounds.")

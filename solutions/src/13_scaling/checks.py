@@ -14,7 +14,7 @@ from labkit.checks.milestone import expect_claims, find_newest
 from labkit.checks.mistakes import find_mistake
 from labkit.results import load_records, save_record
 from labkit.stats import estimate_mean_interval
-from labkit.units import format_number
+from labkit.units import format_number, is_near
 from labkit.views import Outcome
 
 # 13.1: tokens that each row wants, step times in ms -> throughput in tok/s, time of the middle step in s.
@@ -279,18 +279,16 @@ def _expect_saturation(read_saturation, record, *, where):
     return law, meet
 
 
-def scene_5() -> dict:
-    """Made-up records of the learner's own, in place of those that labs 11, 12 and 13 save."""
+def save_records_5() -> None:
+    """Save made-up records of the learner's own, in place of those that labs 11, 12 and 13 save."""
     made = make_samples(7, slowest="mul", prefill="mm", memory="weights", latency="waiting", alone="prefill")
     for (claim, (samples, settings)), (lab, name) in zip(made.items(), PHASE_1.records.values(), strict=True):
         if not list(load_records(lab=lab, name=name)):
             save_record(lab, claim, samples=samples, settings=settings)
-    return {}
 
 
 def _near(got: dict, right: dict) -> bool:
-    is_number = all(isinstance(got[n], int | float) and not isinstance(got[n], bool) for n in right)
-    return is_number and all(math.isclose(got[n], right[n], rel_tol=1e-6) for n in right)
+    return all(is_near(got[n], right[n]) for n in right)
 
 
 def check_5(claim_milestone) -> Outcome:

@@ -41,7 +41,7 @@ from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.checks.milestone import has_records
 from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.plots.curves import plot_curves, plot_scaling
+from labkit.plots import plot_curves, plot_scaling
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record

@@ -49,8 +49,7 @@ from labkit.load.report import format_report
 from labkit.load.run import run_load
 from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
 from labkit.load.trace import TraceRow
-from labkit.plots.curves import plot_curves
-from labkit.plots.load import plot_waits
+from labkit.plots import plot_curves, plot_waits
 from labkit.quiz import quiz
 from labkit.results import find_record, load_records, save_record
 
