@@ -75,7 +75,7 @@ def estimate_stamp(reference: Reference) -> str:
     """Hash of what decides the score: this engine, the solution, the lab's checks and the judge."""
     texts = [Path(__file__).read_text(encoding="utf-8"), reference.earlier, reference.code]
     folder = find_lab_folder(reference.exercise[:2])
-    hashes = estimate_module_hashes(ROOT, text=f"import lab{reference.exercise[:2]}.checks", folder=folder)
+    hashes = estimate_module_hashes(ROOT, text="import labkit.checks.judge", folder=folder)
     texts += [
         f"{name} {digest}" for name, digest in hashes.items() if not name.startswith("labkit/") or "/checks/" in name
     ]

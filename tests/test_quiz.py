@@ -72,7 +72,7 @@ def test_a_right_answer_passes(question_id, answer):
 @pytest.mark.parametrize(("question_id", "answer", "phrase"), [
     ("00.q1", "a", "a token is not a word"),
     ("00.q1", "c", "TTFT"),
-    ("00.q1", "d", "rate of requests"),
+    ("00.q1", "d", "requests per second"),
     ("00.q1", "e", "one letter of a, b, c, d"),
     ("00.q1", 2, "one letter of a, b, c, d"),
     ("00.q2", 14.9, "GiB"),
@@ -163,7 +163,7 @@ def test_an_answer_is_shown_with_its_question_and_kept(capsys):
     assert shown.rstrip().endswith(f"✗ 00.q4 failed: {outcome.sentence}")
     (event,) = load_events()
     assert (event["kind"], event["outcome"], event["answer"]) == ("quiz", "failed", 40.4)
-    assert event["topic"] == "TTFT and decode rate"
+    assert event["topic"] == "TTFT and decode speed"
 
 
 def test_strict_mode_raises_for_a_wrong_answer_only(monkeypatch, capsys):
