@@ -24,7 +24,7 @@ LAYERS = (
     ("errors", "units", "stats", "regimes", "roofline", "cost", "workload", "budget", "journal"),
     ("nvml", "hardware", "memory", "environment", "models", "results", "progress"),
     ("timing", "energy", "ceilings", "profiling", "sweep"),
-    ("generation", "servers", "engine", "quantization", "load", "serving", "quality"),
+    ("generation", "servers", "engine", "quantization", "load", "quality"),
     ("views", "plots", "published"),
     ("checks", "quiz", "report"),
     ("cli", "__main__", "authoring", "colab"),

@@ -280,7 +280,7 @@ def _run_bench(arguments: argparse.Namespace) -> int:
                        "cpu_s": [best.cpu_per_request_s]}  # fmt: skip
             if streams:
                 samples["chunk_error_p99_s"] = [streams.error_p99_s]
-            record = save_record("33", "bench-client", samples=samples, settings={"seconds": arguments.seconds})
+            record = save_record("shell", "bench-client", samples=samples, settings={"seconds": arguments.seconds})
             print(f"saved as {record.id}; reports of `labkit load` on this machine show how close to it they were")
     if streams:
         print(f"{streams.num_streams} streams at once: chunk times off by {streams.error_p50_s * 1e3:.2f} ms (p50), "
