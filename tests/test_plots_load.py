@@ -11,11 +11,10 @@ pytest.importorskip("plotly")
 
 import plotly.io  # noqa: E402
 
-from labkit.load.answers import Chunk  # noqa: E402
 from labkit.load.metrics import estimate_metrics  # noqa: E402
-from labkit.load.records import RequestRecord  # noqa: E402
+from labkit.load.records import Chunk, RequestRecord  # noqa: E402
 from labkit.load.report import LoadResult  # noqa: E402
-from labkit.load.verdict import Verdict  # noqa: E402
+from labkit.load.verdict import ClientVerdict  # noqa: E402
 from labkit.plots import (  # noqa: E402
     format_alternative,
     plot_in_flight,
@@ -78,7 +77,7 @@ def test_what_the_figures_say():
 def make_result(num):
     records = tuple(make_records(num))
     plan = {"loop": "open", "name": "poisson </script><b>"}
-    verdict = Verdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
+    verdict = ClientVerdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
     metrics = estimate_metrics(records, slo={"ttft_from_schedule": 0.5})
     return LoadResult({"url": "http://h"}, plan, records, metrics, verdict, {"ttft_from_schedule": 0.5}, "complete")
 

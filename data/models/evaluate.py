@@ -42,7 +42,7 @@ from labkit.stats import compare, summarize  # noqa: E402
 WINDOW, STRIDE, GROUP = 1024, 512, 128
 NUM_STEPS = 64  # of one decode run
 BITS = (8, 4, 3, 2)
-# Prompts end at a token boundary. After ":\n    " the models would have to continue with a token that has no spaces,
+# Prompts end at a token boundary. After ":\n    " the models would have to go on with a token without spaces before it,
 # which never happens in their training text.
 PROMPTS = (
     "def read_lines(path):",

@@ -5,6 +5,7 @@ Use the checks of lab 12 as a model: solutions/src/12_hf_vs_vllm/checks.py.
 """
 
 import contextlib
+import copy
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from labkit.units import is_number
 from labkit.views import Outcome
 
 __all__ = ["Case", "CheckEnded", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function",
-           "expect_no_generator", "fail", "is_same", "passed"]  # fmt: skip
+           "expect_no_generator", "fail", "is_own_code", "is_same", "passed"]  # fmt: skip
 
 _NOTHING = "nothing came back: is a `return` missing?"
 
@@ -68,8 +69,13 @@ def expect_function(answer: Any, name: str) -> None:
         how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without parentheses"
         fail(f"expected the function itself, got {_format_kind(answer)}: write {how}.")
     function = getattr(answer.function, "func", answer.function)  # of a functools.partial
-    if re.match(r"labkit\.checks\.|lab\d\d\.", str(getattr(function, "__module__", ""))):
+    if is_own_code(str(getattr(function, "__module__", ""))):
         fail("this is the check's own code: write the function yourself.")
+
+
+def is_own_code(module: str) -> bool:
+    """Tell whether a name that begins with a module's name belongs to labkit.checks or to a lab's checks."""
+    return bool(re.match(r"labkit\.checks\.|lab\d\d\.", module))
 
 
 def expect_answer(got: Any, call: str) -> None:
@@ -131,7 +137,8 @@ def _find_mistake(
             continue  # the other cases can still identify the mistake
 
     def explains(wrong: Callable) -> bool:
-        guarded = LearnerFunction(wrong)
+        guarded = copy.copy(function)  # keeps the type: a check may use a subclass that reads one part of the answer
+        guarded.function = wrong
         return all(is_same(got, guarded(*case.args, **case.kwargs), relative=relative) for case, got in answers)
 
     if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):

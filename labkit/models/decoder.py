@@ -1,7 +1,7 @@
-"""A Llama-shaped model as plain tensors: the material of lab 03, and the two functions that only move axes.
+"""A Llama-shaped model as plain tensors, and the two functions that only move axes.
 
-Letters: B batch, S new tokens, T all tokens so far, d hidden size, H heads, G KV heads, D head dim, F width of the MLP,
-V vocabulary. A matrix has the shape (out, in), as in the file: `y @ w.T` applies it.
+Letters: B batch, S new tokens, T all tokens so far, d hidden size, H heads, G KV heads, D head dimension, F width of
+the MLP, V vocabulary. A matrix has the shape (out, in), as in the file: `y @ w.T` applies it.
 """
 
 import dataclasses
@@ -15,33 +15,55 @@ from labkit.roofline import estimate_kv_bytes_per_token
 
 __all__ = ["Layer", "Weights", "find_decoder", "load_weights", "merge_heads", "split_heads"]
 
-MAX_BYTES = 4e9  # a larger model would take minutes here and show nothing more
+MAX_BYTES = 4e9  # a larger model takes minutes a step on a CPU and shows nothing more
 _PLAIN = {"attention_bias": False, "mlp_bias": False, "hidden_act": "silu", "rope_scaling": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The weights of one layer: two norms (d,), four matrices of the attention, three of the MLP."""
+    """The weights of one layer.
 
-    norm_1: Any  # (d,), before the attention
-    wq: Any  # (H·D, d)
-    wk: Any  # (G·D, d)
-    wv: Any  # (G·D, d)
-    wo: Any  # (d, H·D)
-    norm_2: Any  # (d,), before the MLP
-    gate: Any  # (F, d)
-    up: Any  # (F, d)
-    down: Any  # (d, F)
+    Attributes:
+        norm_1: weight of the norm before the attention, (d,).
+        wq: query matrix, (H·D, d).
+        wk: key matrix, (G·D, d).
+        wv: value matrix, (G·D, d).
+        wo: output matrix of the attention, (d, H·D).
+        norm_2: weight of the norm before the MLP, (d,).
+        gate: the MLP's matrix that silu is applied to, (F, d).
+        up: the MLP's other matrix, (F, d).
+        down: the MLP's output matrix, (d, F).
+    """
+
+    norm_1: Any
+    wq: Any
+    wk: Any
+    wv: Any
+    wo: Any
+    norm_2: Any
+    gate: Any
+    up: Any
+    down: Any
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Weights:
-    """All weights of a decoder, and the three numbers that the shapes do not tell."""
+    """All weights of a decoder, and the three numbers that their shapes do not tell.
 
-    embedding: Any  # (V, d)
+    Attributes:
+        embedding: one row for each token id, (V, d).
+        layers: the layers, in order.
+        norm: weight of the norm after the last layer, (d,).
+        head: the matrix that makes logits, (V, d); with tied embeddings the same tensor as `embedding`.
+        eps: what the norms add to the mean square.
+        theta: base of the rotation's speeds.
+        head_dim: D, the width of one head.
+    """
+
+    embedding: Any
     layers: tuple[Layer, ...]
-    norm: Any  # (d,), after the last layer
-    head: Any  # (V, d); with tied embeddings the same tensor as `embedding`
+    norm: Any
+    head: Any
     eps: float
     theta: float
     head_dim: int
@@ -64,10 +86,10 @@ def merge_heads(x):
 
 
 def find_decoder(machine: Machine) -> tuple[Model, str]:
-    """Return the model that lab 03 takes apart, always in float32, and one sentence that says why this one.
+    """Return a model with the shape of a plain Llama, always in float32, and the reason why it is this one.
 
-    The tier's own target where it has the shape of a plain Llama, the shipped target otherwise: Qwen2 has biases on q,
-    k and v, Qwen3 norms on q and k, and an equality of 1e-5 needs float32.
+    The tier's own target if it has that shape, the shipped target otherwise: Qwen2 has biases on q, k and v, Qwen3 has
+    norms on q and k. float32, because logits can be compared to 1e-5 only there.
     """
     choice = find_model("target", machine=machine)
     other = _find_difference(choice)
@@ -75,7 +97,8 @@ def find_decoder(machine: Machine) -> tuple[Model, str]:
     if other:
         reason = f"instead of {choice.name}: {other}"
         choice = load_description(find_models_folder() / "python-11m", source="shipped", machine=machine)
-    heads = choice.config["num_attention_heads"]  # what a configuration may leave out is written out
+    heads = choice.config["num_attention_heads"]
+    # A configuration may leave these two out.
     config = {"num_key_value_heads": heads, "head_dim": choice.config["hidden_size"] // heads} | choice.config
     sizes = {"weight_bytes": 4 * choice.num_parameters}
     sizes["kv_bytes_per_token"] = estimate_kv_bytes_per_token(config, bytes_per_value=4)
@@ -83,11 +106,11 @@ def find_decoder(machine: Machine) -> tuple[Model, str]:
 
 
 def _find_difference(choice: Model) -> str:
-    """Say what keeps a model from being a plain Llama in float32 of a moderate size, or ""."""
+    """Return what makes a model another thing than a plain Llama of moderate size in float32, or ""."""
     config = choice.config
     rope = config.get("rope_parameters") or {}
     if config.get("model_type") != "llama":
-        return f"the decoder of this lab has the shape of Llama, and this is a {config.get('model_type')}"
+        return f"a plain Llama is needed, and this is a {config.get('model_type')}"
     if config.get("quantization_config"):
         return "its weights are packed"
     if rope.get("rope_type", "default") != "default":

@@ -1,11 +1,11 @@
-"""labkit.load.http1: where an answer ends and what its body is, wherever the reads are cut."""
+"""labkit.load.transport.ResponseReader: where an answer ends and what its body is, wherever the reads are cut."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.errors import LabkitError
-from labkit.load.http1 import ResponseReader
+from labkit.load.transport import ResponseReader
 
 
 def chunked(*parts, trailer=b""):
@@ -31,7 +31,7 @@ def test_the_body_is_the_same_wherever_the_reads_are_cut(name, data):
     edges = [0, *sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=12))), len(stream)]
     reader = ResponseReader()
     assert b"".join(reader.feed(stream[a:b]) for a, b in zip(edges, edges[1:], strict=False)) == body
-    assert reader.is_complete and reader.status == 200 and reader.keeps_alive and reader.rest == b""
+    assert reader.is_complete and reader.status == 200 and reader.keeps_alive and not reader.has_rest
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -44,11 +44,11 @@ def test_no_answer_is_complete_before_its_last_byte(name):
     assert not reader.close()
 
 
-def test_bytes_behind_the_end_are_kept_apart():
+def test_bytes_after_the_end_are_noticed():
     for stream, _ in ANSWERS.values():
         reader = ResponseReader()
         reader.feed(stream + b"HTTP/1.1 2")
-        assert reader.is_complete and reader.rest == b"HTTP/1.1 2"
+        assert reader.is_complete and reader.has_rest
 
 
 def test_a_body_without_length_ends_with_the_connection():
@@ -66,7 +66,7 @@ def test_a_body_without_length_ends_with_the_connection():
         (b"HTTP/1.1 503 Busy\r\nRetry-After: 2\r\n", True),
     ],
 )
-def test_whether_the_connection_lives_on(head, keeps):
+def test_whether_the_connection_is_kept(head, keeps):
     reader = ResponseReader()
     reader.feed(head + b"Content-Length: 0\r\n\r\n")
     assert reader.is_complete and reader.keeps_alive is keeps
@@ -84,6 +84,6 @@ def test_whether_the_connection_lives_on(head, keeps):
         b"HTTP/1.1 200 OK\r\nX: " + b"1" * 70_000,
     ],
 )
-def test_what_is_no_http_is_an_error(stream):
+def test_what_is_not_http_is_an_error(stream):
     with pytest.raises(LabkitError):
         ResponseReader().feed(stream)
