@@ -1,7 +1,7 @@
 """What a lab's checks are written with: passed, fail, block, expect_cases, and a few more specific ones.
 
 A check is a function that takes the learner's answer and returns passed("...") or stops at the first fail("...").
-Use the checks of lab 12 as a model: solutions/src/12_hf_vs_vllm/checks.py.
+The checks.py of any lab (solutions/src/NN_topic/) shows the form.
 """
 
 import contextlib

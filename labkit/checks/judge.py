@@ -88,15 +88,15 @@ def run_check(function, answer, *, exercise: str = "") -> Outcome:
 
 def _guard(exercise: str, answer):
     """Wrap each function of an answer (or of a tuple or list of them) in LearnerFunction; leave the rest alone."""
-    is_row = isinstance(answer, tuple | list)
-    parts = answer if is_row else (answer,)
+    is_sequence = isinstance(answer, tuple | list)
+    parts = answer if is_sequence else (answer,)
     names = load_reference(exercise).answer_names if exercise and any(map(_is_function, parts)) else ()
     names = names if len(names) == len(parts) else ("",) * len(parts)
     guarded = [
         LearnerFunction(part, exercise=exercise, reference_name=name) if _is_function(part) else part
         for part, name in zip(parts, names, strict=True)
     ]
-    return (guarded if isinstance(answer, list) else tuple(guarded)) if is_row else guarded[0]
+    return (guarded if isinstance(answer, list) else tuple(guarded)) if is_sequence else guarded[0]
 
 
 def _judge_crash(error: Exception) -> Outcome:
