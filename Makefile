@@ -17,6 +17,8 @@ IN_VENV = PATH="$(VENV_PATH)/bin:$$PATH"
 FRESH = home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && \
 	$(IN_VENV) LABKIT_HOME="$$home/home" LABKIT_RUNS="$$home/runs"
 NBVAL = --nbval-lax --nbval-current-env --nbval-cell-timeout 600 -p no:cacheprovider
+# This many processes run tests side by side; a test that must not share the machine is marked `alone` and comes after.
+JOBS ?= 2
 
 # The first lab is what opens, in the browser or by the printed address. Without a screen no browser is tried; JupyterLab
 # wants to be told when root starts it.
@@ -30,8 +32,14 @@ ifndef LAB
 $(error Say which lab, by its number: make $(firstword $(MAKECMDGOALS)) LAB=00)
 endif
 endif
+ifneq ($(filter new,$(MAKECMDGOALS)),)
+ifeq ($(and $(LAB),$(TOPIC)),)
+$(error Say its number and its topic: make new LAB=99 TOPIC=my_topic)
+endif
+endif
 
-.PHONY: help setup lab labs test test-long test-quick test-browser execute mutants agreement models lock bump record lint clean
+.PHONY: help setup lab labs new execute record models lock bump clean
+.PHONY: lint test test-unit test-built test-solutions test-long test-quick test-browser mutants agreement
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -43,24 +51,29 @@ setup:  ## make .venv and install the locked packages that fit this machine
 lab: setup  ## set up, then open JupyterLab on the first lab (pass flags on: make lab ARGS=--no-browser)
 	@$(IN_VENV) $(RUN) -m jupyterlab $(LAB_FLAGS) $(ARGS)
 
-new: setup  ## write the skeleton of a lab: make new LAB=99 TOPIC=flash_attention
+new: setup  ## write the skeleton of a lab: make new LAB=99 TOPIC=my_topic
 	@$(RUN) -m labkit.authoring new "$(LAB)" "$(TOPIC)"
 
 labs: setup  ## build labs/ and labs/course.json from solutions/src
 	@$(RUN) -m labkit.authoring
 
-test: setup  ## everything: lint, tests, guards, untouched labs, built labs, solutions (budget ci, strict)
-	@echo "== 1 of 4: lint"
-	@$(RUN) -m ruff check .
-	@echo "== 2 of 4: unit tests, guards, untouched labs"
-	@$(FRESH) $(RUN) -m pytest -q --durations=15 -m "not long" tests
-	@echo "== 3 of 4: labs are built from their sources"
+test: lint test-unit test-built test-solutions  ## everything: lint, tests, guards, built labs, solutions
+
+test-unit: setup  ## unit tests, guards, untouched labs, each lab on one GPU tier's configuration
+	@echo "== unit tests, guards, untouched labs"
+	@$(FRESH) $(RUN) -m pytest -q --durations=15 -n $(JOBS) --dist loadgroup -m "not long and not alone" tests
+	@$(FRESH) $(RUN) -m pytest -q --durations=5 -m "alone and not long" tests || [ $$? = 5 ]  # 5: there is none
+
+test-built: setup  ## labs/ and solutions/ are what their sources say
+	@echo "== labs are built from their sources"
 	@$(RUN) -m labkit.authoring --check
-	@echo "== 4 of 4: solutions pass their checks"
+
+test-solutions: setup  ## the solutions pass their checks (budget ci, strict)
+	@echo "== solutions pass their checks"
 	@$(FRESH) LABKIT_BUDGET=ci LABKIT_STRICT=1 $(RUN) -m pytest -q --durations=10 $(NBVAL) solutions
 
-test-long: setup  ## the solved labs on the configurations of the GPU tiers that make test leaves out; labkit under Locust
-	@$(FRESH) $(RUN) -m pytest -q -m long tests
+test-long: setup  ## what make test leaves out: each lab on the other GPU tiers, Locust, Colab's versions
+	@$(FRESH) $(RUN) -m pytest -q --durations=10 -n $(JOBS) --dist loadgroup -m long $(or $(ARGS),tests)
 
 test-quick: setup  ## the tests that start nothing, under every supported Python that is found; resolves both locks there
 	@$(IN_VENV) $(RUN) requirements/quick.py

@@ -1,11 +1,11 @@
-"""How do I work on a hosted notebook? One call: where am I, what is missing, where does progress stay, what can it do?
+"""How do I work on a hosted notebook? One call: where am I, what is missing, where is progress kept, what can it run?
 
     from labkit.colab import run_bootstrap
     run_bootstrap()                 # Colab, Kaggle: installs what is missing, keeps progress in a mounted folder
     run_bootstrap(dry_run=True)     # anywhere: only say what it would do
-    run_bootstrap(engine=True)      # vLLM too, into an environment of its own: Colab's packages stay as they are
+    run_bootstrap(engine=True)      # vLLM too, in a separate environment: Colab's packages stay as they are
 
-The first code cell of every lab gets the course on Colab and Kaggle and makes this call; elsewhere it does nothing.
+On Colab and Kaggle the first code cell of every lab fetches the course and makes this call; elsewhere it does nothing.
 """
 
 import importlib
@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from labkit.environment import find_course_root, load_lock
+from labkit.environment import MIN_DRIVER, find_course_root, load_lock
 from labkit.errors import InstallError, LabkitError
 from labkit.hardware import Gpu, probe_machine
 from labkit.progress import import_progress, load_events
@@ -29,27 +29,29 @@ from labkit.progress.events import find_progress_file
 
 __all__ = ["Place", "estimate_limits", "find_missing", "probe_place", "run_bootstrap"]
 
-# What the labs import beside labkit's own dependencies. Ranges, not pins: a hosted notebook brings its versions.
+# What the labs import besides labkit's own dependencies. Ranges, not pins: a hosted notebook has its own versions.
 _LAB_PACKAGES = ("torch", "transformers>=5", "tokenizers", "safetensors", "nvidia-ml-py")
 _DRIVE = Path("/content/drive")
 _KAGGLE = Path("/kaggle")
 _CLOUDS = ("Amazon EC2", "Google", "Microsoft Corporation", "DigitalOcean", "Hetzner", "Lambda", "OpenStack")
-_MIN_DRIVER = 580  # of the engine's CUDA 13 builds, as in labkit.environment
-# From which compute capability, what, and what the labs do below it. Sources: the table of features per compute
+# (lowest compute capability, feature, what the labs do without it). Sources: the table of features per compute
 # capability in https://docs.nvidia.com/cuda/cuda-c-programming-guide/ and the requirements in
 # https://github.com/Dao-AILab/flash-attention.
 _LIMITS = (
     ((8, 0), "bf16", "it has no bfloat16 units; the labs use float16 there"),
     ((8, 0), "FlashAttention-2", "it needs Ampere or newer; PyTorch's own attention runs instead"),
-    ((8, 9), "FP8", "FP8 products need Ada or Hopper; those exercises are blocked and show what was recorded"),
+    ((8, 9), "FP8", "FP8 matrix products need Ada or Hopper; those exercises are blocked and show recorded results"),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where this runs: `name` is colab, kaggle, cloud or jupyter; `reason` says by what it was recognised.
+    """Where this runs.
 
-    `is_hosted`: the machine goes when the session ends, and with it everything outside a mounted folder.
+    Attributes:
+        name: "colab", "kaggle", "cloud" or "jupyter"
+        reason: what it was recognised by
+        is_hosted: whether everything outside a mounted folder is lost when the session ends
     """
 
     name: str
@@ -58,11 +60,11 @@ class Place:
 
 
 def run_bootstrap(*, dry_run: bool = False, home: str | Path | None = None, engine: bool = False) -> Place:
-    """Make this notebook ready for the labs, saying each step; nothing that is installed is replaced.
+    """Make this notebook ready for the labs and print each step; no installed package is replaced.
 
-    `home`: folder that keeps progress and records (default on Colab: labkit in your Drive, which asks for permission).
-    `engine`: install vLLM into its own environment and let the labs use it. `dry_run` changes nothing. Doing it twice
-    does nothing twice. Raises InstallError when a command fails.
+    `home`: folder for progress and records (default on Colab: labkit in your Drive, which asks for permission).
+    `engine`: install vLLM into its own environment and let the labs use it. `dry_run` changes nothing. A second call
+    repeats nothing. Raises InstallError if a command fails.
     """
     place, root = probe_place(), find_course_root()
     print(f"Running on {place.name} ({place.reason}); the course is in {root}.")
@@ -78,33 +80,29 @@ def run_bootstrap(*, dry_run: bool = False, home: str | Path | None = None, engi
     return place
 
 
-def probe_place(
-    *, environ: Mapping[str, str] | None = None, modules: Iterable[str] | None = None, vendor: str | None = None
-) -> Place:
-    """Find out where this runs, from what the place itself sets; the arguments replace what is seen (for tests)."""
-    environ = os.environ if environ is None else environ
-    modules = sys.modules if modules is None else modules
-    if "google.colab" in modules:
+def probe_place() -> Place:
+    """Find out where this runs, from what the place itself sets."""
+    if "google.colab" in sys.modules:
         return Place("colab", "the module google.colab is loaded", is_hosted=True)
-    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+    if "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
         return Place("kaggle", "KAGGLE_KERNEL_RUN_TYPE is set", is_hosted=True)
-    vendor = _read_vendor() if vendor is None else vendor
+    vendor = _read_vendor()
     if any(name in vendor for name in _CLOUDS):
         return Place("cloud", f"a virtual machine of {vendor}", is_hosted=False)
     return Place("jupyter", "no sign of a hosted notebook", is_hosted=False)
 
 
-def find_missing(needs: Iterable[str], *, version_of=metadata.version) -> tuple[str, ...]:
-    """Return those of `needs` ("plotly>=5.24") that are not installed, or older than asked for."""
-    return tuple(need for need in needs if not _is_met(need, version_of))
+def find_missing(needs: Iterable[str]) -> tuple[str, ...]:
+    """Return those of `needs` ("plotly>=5.24") that are not installed, or older than required."""
+    return tuple(need for need in needs if not _is_met(need))
 
 
 def estimate_limits(gpu: Gpu | None) -> tuple[str, ...]:
-    """Say in a line each what this GPU cannot do, before a lab meets it; from its compute capability alone."""
+    """List what this GPU cannot do, one line each, from its compute capability alone, before a lab runs into it."""
     if gpu is None:
         return ("No GPU: the labs run on the processor (Colab: Runtime > Change runtime type > T4 GPU).",)
     if gpu.capability is None:
-        return (f"{gpu.name}: its driver does not tell the compute capability, so its limits are unknown.",)
+        return (f"{gpu.name}: its driver does not report the compute capability, so its limits are unknown.",)
     shown = f"{gpu.capability[0]}.{gpu.capability[1]}"
     below = [(what, why) for needed, what, why in _LIMITS if gpu.capability < needed]
     lines = [f"{gpu.name}, compute capability {shown}: {'everything in the labs can run.' if not below else 'without'}"]
@@ -116,10 +114,10 @@ def _load_needs(root: Path) -> tuple[str, ...]:
     return (*project["dependencies"], *_LAB_PACKAGES)
 
 
-def _is_met(need: str, version_of) -> bool:
+def _is_met(need: str) -> bool:
     name, _, lowest = need.partition(">=")
     try:
-        installed = version_of(name)
+        installed = metadata.version(name)
     except metadata.PackageNotFoundError:
         return False
     return _read_version(installed) >= _read_version(lowest)
@@ -132,9 +130,9 @@ def _read_version(text: str) -> tuple[int, ...]:
 
 def _install(place: Place, missing: tuple[str, ...], *, is_dry: bool) -> None:
     if not missing:
-        print("Packages: all there; nothing was installed.")
+        print("Packages: all are there; nothing was installed.")
         return
-    if not place.is_hosted:  # an environment that somebody keeps: the locked set belongs there, not whatever is newest
+    if not place.is_hosted:  # an environment that lasts: the locked set belongs there, not whatever is newest
         print(f"Packages: {', '.join(missing)} missing. Next: run `make setup` in the course's folder, use its kernel.")
         return
     too_old = {need.partition(">=")[0] for need in missing}
@@ -147,7 +145,7 @@ def _install(place: Place, missing: tuple[str, ...], *, is_dry: bool) -> None:
 
 
 def _keep(name: str) -> str:
-    """A constraint that keeps the installed version: a package that the running notebook has loaded must not change."""
+    """A constraint that keeps the installed version: a package that this notebook may have loaded must not change."""
     try:
         return f"{name}=={metadata.version(name)}\n"
     except metadata.PackageNotFoundError:
@@ -155,7 +153,7 @@ def _keep(name: str) -> str:
 
 
 def _choose_home(place: Place, home: str | Path | None, *, is_dry: bool) -> None:
-    """Point LABKIT_HOME and LABKIT_RUNS to a folder that outlives the session, and bring earlier progress there."""
+    """Point LABKIT_HOME and LABKIT_RUNS to a folder that outlives the session, and copy earlier progress there."""
     if home is None and "LABKIT_HOME" in os.environ:
         home = os.environ["LABKIT_HOME"]
     if home is None and place.name == "colab":
@@ -165,7 +163,7 @@ def _choose_home(place: Place, home: str | Path | None, *, is_dry: bool) -> None
     if home is None:
         print(f"Progress: {find_progress_file()}.")
         if place.is_hosted:
-            print("It goes when this session ends. Next: `labkit progress --export FILE` and download the file.")
+            print("It is lost when this session ends. Next: `labkit progress --export FILE` and download the file.")
         return
     home = Path(home).expanduser()
     if is_dry:
@@ -182,22 +180,22 @@ def _choose_home(place: Place, home: str | Path | None, *, is_dry: bool) -> None
     os.environ.setdefault("LABKIT_RUNS", str(home / "runs"))
     older = [before, *sorted((_KAGGLE / "input").glob("**/progress.jsonl"))]
     now = find_progress_file().resolve()
-    num_new = sum(_bring(path) for path in older if path.exists() and path.resolve() != now)
-    brought = f" ({num_new} brought there now)" if num_new else ""
-    print(f"Progress: {len(load_events())} events, kept in {home}{brought}.")
+    num_new = sum(_import_events(path) for path in older if path.exists() and path.resolve() != now)
+    copied = f" ({num_new} copied there now)" if num_new else ""
+    print(f"Progress: {len(load_events())} events, kept in {home}{copied}.")
 
 
-def _bring(path: Path) -> int:
-    """Add the events of another progress file: all of its new lines or none, each once."""
+def _import_events(path: Path) -> int:
+    """Add the events of another progress file, all of the new ones or none; return how many."""
     try:
         return len(import_progress(path))
     except LabkitError as error:
-        print(f"{path} was not brought along: {error}")
+        print(f"{path} was not copied: {error}")
         return 0
 
 
 def _mount_drive(*, is_dry: bool) -> Path | None:
-    """Mount the learner's Drive; None, with the reason said, when that is refused or fails."""
+    """Mount the learner's Drive; None, after printing the reason, if that is refused or fails."""
     if is_dry:
         print("Drive: would ask for permission to mount it.")
     else:
@@ -205,14 +203,14 @@ def _mount_drive(*, is_dry: bool) -> Path | None:
             from google.colab import drive
 
             drive.mount(str(_DRIVE))
-        except Exception as error:  # Colab raises several kinds, for a refusal as well
+        except Exception as error:  # Colab raises several kinds, also if the learner refuses
             print(f"Drive was not mounted ({error}).")
             return None
     return _DRIVE / "MyDrive" / "labkit"
 
 
 def _prepare_environment(root: Path) -> None:
-    """Let child processes (engines, tools) find this course, and keep OpenMP's threads from spinning."""
+    """Let child processes (engines, tools) find the course, and keep OpenMP's threads from spinning."""
     paths = [str(root), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     os.environ.setdefault("LABKIT_COURSE", str(root))
@@ -221,10 +219,10 @@ def _prepare_environment(root: Path) -> None:
 
 def _install_engine(root: Path, gpu: Gpu | None, *, is_dry: bool) -> None:
     if gpu is None:
-        print("Engine: without a GPU use the course's own environment (`make setup`), which has vLLM for processors.")
+        print("Engine: without a GPU use the course's own environment (`make setup`), which has vLLM for CPUs.")
         return
-    if gpu.driver and _read_version(gpu.driver)[:1] < (_MIN_DRIVER,):
-        print(f"Engine: the driver is {gpu.driver}, its builds need {_MIN_DRIVER}; not installed.")
+    if gpu.driver and _read_version(gpu.driver)[:1] < (MIN_DRIVER,):
+        print(f"Engine: the driver is {gpu.driver}, vLLM's builds need {MIN_DRIVER} or newer; not installed.")
         return
     folder = Path.home() / ".labkit-engines" / "vllm"
     python = folder / "bin" / "python"
@@ -237,7 +235,7 @@ def _install_engine(root: Path, gpu: Gpu | None, *, is_dry: bool) -> None:
         _run([*uv, "pip", "install", "--python", str(python), pin], is_dry=is_dry)
     if not is_dry:
         os.environ["LABKIT_ENGINE_PYTHON"] = str(python)
-    print(f"Engine: vLLM in {folder}, apart from this notebook's packages.")
+    print(f"Engine: vLLM in {folder}, separate from this notebook's packages.")
 
 
 def _run(command: list[str], *, is_dry: bool) -> None:
@@ -248,9 +246,9 @@ def _run(command: list[str], *, is_dry: bool) -> None:
     if done.returncode:
         last = "\n".join(done.stdout.strip().splitlines()[-5:])
         raise InstallError(
-            f"`{shlex.join(command)}` failed: {last}", next_step="Look at its message, then make the call again."
+            f"`{shlex.join(command)}` failed: {last}", next_step="Read its message, then call run_bootstrap again."
         )
-    importlib.invalidate_caches()  # what was installed just now can be imported without a restart
+    importlib.invalidate_caches()  # what was just installed can be imported without a restart
 
 
 def _read_vendor() -> str:

@@ -1,6 +1,6 @@
 """Is the installation complete? (`labkit doctor`)
 
-Every look is small, reads only, and ends in a `Finding`: what was seen, and what to do next where something is missing.
+Every probe is small, only reads, and ends in a `Finding`: what was seen, and what to do next if something is missing.
 Nothing here raises because something is absent, and nothing imports torch.
 """
 
@@ -22,20 +22,36 @@ from labkit.hardware import Machine, probe_machine
 from labkit.journal import expand_path
 from labkit.units import format_bytes
 
-__all__ = ["Finding", "find_course_root", "find_lab_folder", "format_doctor", "load_lab_module",
-           "load_lock", "probe_environment", "read_thread_plan"]
+__all__ = [
+    "MIN_DRIVER",
+    "Finding",
+    "find_course_root",
+    "find_lab_folder",
+    "format_doctor",
+    "load_lab_module",
+    "load_lock",
+    "probe_environment",
+    "read_thread_plan",
+]
 
+MIN_DRIVER = 580  # the first branch of NVIDIA's driver that runs CUDA 13, which the GPU builds of torch and vLLM use
 _PYTHONS = ((3, 11), (3, 13))  # the oldest and the newest that the locks were resolved for
 _PORTS = {8888: "JupyterLab", 8000: "the labs' engines"}
 _MIN_MEMORY_BYTES = 6 * 1024**3  # one engine takes 2.9 GB; a comparison keeps two resident
 _MIN_DISK_BYTES = 2 * 1024**3  # records, temporary checkpoints and the engines' caches
-_MIN_DRIVER = 580  # the first branch that runs CUDA 13, which the GPU lock's builds use
 _SETUP = "run `make setup` in the course's folder."
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the doctor: `status` is "ok", "missing", "warning" or "not needed"; `next_step` is "" when ok."""
+    """One line of the doctor.
+
+    Attributes:
+        name: what was looked at, such as "packages"
+        status: "ok", "missing", "warning" or "not needed"
+        seen: what was found
+        next_step: what to do about it; "" if nothing
+    """
 
     name: str
     status: str
@@ -44,17 +60,20 @@ class Finding:
 
 
 def find_course_root() -> Path:
-    """Find the folder that holds labs/ and labkit/: LABKIT_COURSE, else this package's parent, else the cwd upwards."""
+    """Find the folder that holds labs/ and labkit/: LABKIT_COURSE, else this package's parent, else the cwd or above.
+
+    Raises InstallError if there is none.
+    """
     named = os.environ.get("LABKIT_COURSE")
     for folder in _list_candidates(named):
         try:
             if (folder / "labs").is_dir() and (folder / "labkit").is_dir():
                 return folder.resolve()
-        except OSError:  # a name that is too long, or a folder that we may not look into
+        except OSError:  # a name that is too long, or a folder without read permission
             continue
     where = "in the folder that LABKIT_COURSE names" if named else "beside labkit or above the current folder"
     raise InstallError(
-        f"No course was found {where}: labs/ and labkit/ must stand side by side.",
+        f"No course was found {where}: labs/ and labkit/ must be side by side.",
         next_step="start from a clone of the course, or set LABKIT_COURSE to its folder.",
     )
 
@@ -86,7 +105,7 @@ def load_lab_module(number: str, name: str) -> types.ModuleType:
 
 
 def _list_candidates(named: str | None) -> list[Path]:
-    """Folders to look into; a home that nobody has and a working folder that was deleted give none."""
+    """Folders to look into; none for the home of an unknown user or if the working folder was deleted."""
     package = [] if named else [Path(__file__).resolve().parents[1]]
     try:
         return [expand_path(named)] if named else [*package, Path.cwd(), *Path.cwd().parents]
@@ -95,23 +114,23 @@ def _list_candidates(named: str | None) -> list[Path]:
 
 
 def load_lock(path) -> dict[str, str]:
-    """Read the pins of a lock file as {normalised name: version}.
+    """Read the pins of a lock file as {normalised name: version}; InstallError if it is unreadable or empty.
 
-    CPU locks name torch in a comment (`# torch==2.13.0+cpu`), because its wheel is installed apart; it counts as a pin.
+    A CPU lock names torch in a comment (`# torch==2.13.0+cpu`), because its wheel is installed separately; it counts.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        fact = f"The lock {Path(path).name} cannot be read ({getattr(error, 'strerror', None) or 'no UTF-8 text'})."
+        fact = f"The lock {Path(path).name} cannot be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})."
         raise InstallError(fact, next_step=_SETUP) from error
     found = re.findall(r"^(?:# (?=torch==))?([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", text, flags=re.MULTILINE)
     if not found:
-        raise InstallError(f"The lock {Path(path).name} holds no pin.", next_step="restore it with git checkout.")
+        raise InstallError(f"The lock {Path(path).name} has no pins.", next_step="restore it with git checkout.")
     return {_normalise(name): version for name, version in found}
 
 
 def read_thread_plan() -> dict:
-    """Read what decides the number of threads: the OpenMP variables, and torch's counts (None while not loaded)."""
+    """Read what decides the number of threads: OpenMP's variables, and torch's counts (None until it is loaded)."""
     torch = sys.modules.get("torch")
     return {
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
@@ -124,7 +143,7 @@ def read_thread_plan() -> dict:
 def probe_environment(*, machine: Machine | None = None, timeout_s: float = 1.5) -> tuple[Finding, ...]:
     """Look at everything that a lab needs, in the order in which a learner would repair it; never raises.
 
-    `timeout_s` bounds the one look at the network. `machine` saves a second look at the hardware.
+    `timeout_s` bounds the one request to the network. `machine` saves probing the hardware again.
     """
     machine = machine or probe_machine()
     try:
@@ -132,7 +151,7 @@ def probe_environment(*, machine: Machine | None = None, timeout_s: float = 1.5)
     except InstallError as error:
         root, course = None, Finding("course", "missing", error.fact, "set LABKIT_COURSE to the course's folder.")
     else:
-        course = Finding("course", "ok", "labs/ and labkit/ stand side by side")
+        course = Finding("course", "ok", "labs/ and labkit/ are side by side")
     return (
         _probe_python(),
         course,
@@ -150,7 +169,7 @@ def probe_environment(*, machine: Machine | None = None, timeout_s: float = 1.5)
 
 
 def format_doctor(findings: tuple[Finding, ...]) -> str:
-    """Lay the findings out as a table for the console, the next step under the line that needs one."""
+    """Format the findings as a table for the console, each next step below its line."""
     marks = {"ok": "ok", "missing": "MISSING", "warning": "warning", "not needed": "-"}
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
@@ -176,7 +195,7 @@ def _probe_python() -> Finding:
 
 
 def _installed() -> dict[str, str]:
-    """Installed distributions; a damaged one (metadata without a name, a version or as UTF-8) is as good as absent."""
+    """Installed distributions as {name: version}; one with damaged metadata counts as absent."""
     found = {}
     for distribution in importlib.metadata.distributions():
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -186,7 +205,7 @@ def _installed() -> dict[str, str]:
 
 
 def _find_tier(installed: dict[str, str]) -> str:
-    """The lock that was installed: what set-up wrote down, else guessed from the engine and torch's build."""
+    """The tier whose lock was installed: what set-up recorded, else a guess from the engine and torch's build."""
     try:
         return json.loads((Path(sys.prefix) / "labkit-setup.json").read_text(encoding="utf-8"))["tier"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -205,7 +224,7 @@ def _probe_packages(root: Path | None) -> list[Finding]:
     except InstallError as error:
         return [*findings, Finding("packages", "missing", error.fact, _SETUP)]
     absent = [name for name in pins if name not in installed]
-    # Other builds of the same version (torch 2.13.0 and 2.13.0+cpu) count as the same pin.
+    # Another build of the same version (torch 2.13.0 and 2.13.0+cpu) counts as the same pin.
     moved = [
         f"{name} {installed[name]} (lock: {version})"
         for name, version in pins.items()
@@ -224,7 +243,7 @@ def _few(names: list[str]) -> str:
 
 
 def _has_nvidia_device() -> bool:
-    """An NVIDIA display or 3D controller on the PCI bus, whether or not a driver is loaded."""
+    """Whether the PCI bus has an NVIDIA display or 3D controller, even if no driver is loaded."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
             vendor, kind = (device / "vendor").read_text().strip(), (device / "class").read_text().strip()
@@ -239,22 +258,22 @@ def _probe_gpu(machine: Machine) -> list[Finding]:
     if not machine.gpus:
         if not _has_nvidia_device():
             return [Finding("gpu", "not needed", "no NVIDIA GPU; the course runs on the CPU")]
-        step = f"install NVIDIA's driver {_MIN_DRIVER} or newer, restart, check with nvidia-smi, then `make setup`."
-        return [Finding("gpu", "warning", "an NVIDIA GPU is there, but no driver answers", step)]
+        step = f"install NVIDIA's driver {MIN_DRIVER} or newer, restart, check with nvidia-smi, then `make setup`."
+        return [Finding("gpu", "warning", "there is an NVIDIA GPU, but no driver answers", step)]
     findings = []
     for gpu in machine.gpus:
         memory = format_bytes(gpu.memory_bytes) if gpu.memory_bytes else "memory unknown"
         findings.append(Finding(f"gpu {gpu.index}", "ok", f"{gpu.name}, {memory}, driver {gpu.driver or 'unknown'}"))
     driver = (machine.gpus[0].driver or "").split(".")[0]
-    if driver.isdecimal() and int(driver) < _MIN_DRIVER:
-        step = f"update NVIDIA's driver to {_MIN_DRIVER} or newer, restart, then `make setup`."
+    if driver.isdecimal() and int(driver) < MIN_DRIVER:
+        step = f"update NVIDIA's driver to {MIN_DRIVER} or newer, restart, then `make setup`."
         findings.append(Finding("cuda", "warning", f"driver {driver} is too old for CUDA 13", step))
         return findings
     installed = _installed()
     runtime = installed.get("nvidia-cuda-runtime")
     if runtime is None or "+cpu" in installed.get("torch", ""):
         step = "run `make setup` to install the CUDA builds."
-        findings.append(Finding("cuda", "warning", "a GPU is there, but the CPU builds are installed", step))
+        findings.append(Finding("cuda", "warning", "there is a GPU, but the CPU builds are installed", step))
     else:
         findings.append(Finding("cuda", "ok", f"CUDA runtime {runtime}"))
     return findings
@@ -283,7 +302,7 @@ def _probe_threads() -> Finding:
     policy = os.environ.get("OMP_WAIT_POLICY")
     if (policy or "").lower() == "passive":
         return Finding("threads", "ok", "OMP_WAIT_POLICY=passive")
-    step = "start JupyterLab with `make lab`, or set OMP_WAIT_POLICY=passive: spinning threads spoil measurements."
+    step = "start JupyterLab with `make lab`, or set OMP_WAIT_POLICY=passive: spinning threads distort measurements."
     return Finding("threads", "warning", f"OMP_WAIT_POLICY is {policy or 'not set'}", step)
 
 
@@ -297,7 +316,7 @@ def _probe_compiler() -> Finding:
 def _probe_chromium() -> Finding:
     if any(shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome")):
         return Finding("chromium", "ok", "found")
-    step = "only pictures of figures and the browser test need it, on Debian: apt-get install chromium."
+    step = "only still images of figures and the browser test need it, on Debian: apt-get install chromium."
     return Finding("chromium", "not needed", "not found", step)
 
 
@@ -312,7 +331,7 @@ def _probe_port(port: int, user: str) -> Finding:
 
 
 def _probe_hub(timeout_s: float) -> Finding:
-    """Ask whether larger models could be downloaded; the course itself needs no network, so this is never an error."""
+    """Check whether larger models could be downloaded; the course works without, so this is never an error."""
     if os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0"):
         return Finding("model hub", "not needed", "HF_HUB_OFFLINE is set; the shipped models are used")
     import urllib.error

@@ -1,9 +1,9 @@
-"""Try newer pins in a scratch environment and report what they move (`make bump`).
+"""Try newer pins in a scratch environment and report what they change (`make bump`).
 
 Every `==` of cpu.in becomes `>=` (torch stays unless `--torch` names another: its CPU wheel must exist, and the engines
-are built against it), the resolver answers, and the answer is installed beside a copy of the working tree. Tests and
-solutions run there and in the present environment. What passed before and fails after has moved, and so has a measured
-number that lies outside of what two runs before show. Nothing is taken over.
+are built against it), and what the resolver finds is installed beside a copy of the working tree. Tests and solutions
+run there and in the present environment. What passed before and fails now has moved, and so has a measured number
+outside the range of two runs before. No file of the course is changed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ ROOT = lock.ROOT
 # nbval's words when a stored output and a new one differ: the code still runs, but a number is another one.
 NUMBER_WORDS = ("mismatch", "Cell outputs differ", "Unexpected output fields", "Missing output fields")
 
-# They compare the lock with files that only `make lock` writes: with another lock they fail, whatever the versions.
+# They compare the lock with files that only `make lock` writes: they fail for any other lock.
 FILE_TESTS = (
     "tests/test_setup.py::test_every_direct_dependency_says_why_and_is_locked_at_its_version",
     "tests/test_setup.py::test_both_tiers_pin_the_same_versions_except_what_vllm_itself_pins",
@@ -35,7 +35,7 @@ PARTS = {
 
 
 def relax(text: str, *, torch: str | None = None) -> str:
-    """Requirements with every exact pin turned into a lower bound; torch stays exact, at `torch` if that is given."""
+    """Requirements with every exact pin turned into a lower bound; torch stays exact, at `torch` if given."""
     lines = []
     for line in text.splitlines():
         match = re.match(r"^([A-Za-z0-9._-]+)==(\S+)(.*)$", line)
@@ -48,7 +48,7 @@ def relax(text: str, *, torch: str | None = None) -> str:
 
 
 def find_torch_options(run=subprocess.run) -> list[list[str]]:
-    """Words for uv, to be tried in turn, that show it torch's CPU wheel: pip's own links, else PyTorch's CPU index."""
+    """Arguments for uv, to be tried in turn, that lead to torch's CPU wheel: pip's links, else PyTorch's CPU index."""
     done = run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True)
     links = re.findall(r"^\S*find-links='([^']+)'", done.stdout, flags=re.MULTILINE)
     words = [word for place in dict.fromkeys(" ".join(links).split()) for word in ("--find-links", place)]
@@ -114,7 +114,7 @@ def format_report(moves: list[str], moved: dict[str, list[str]] | None) -> str:
 
 
 def copy_tree(target: Path) -> None:
-    """The files that git tracks or would track."""
+    """Copy the files that git tracks or would track."""
     done = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=str(ROOT),
                           capture_output=True, text=True, check=True)
     for name in filter(None, done.stdout.split("\0")):
@@ -126,8 +126,8 @@ def copy_tree(target: Path) -> None:
 def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple[str, str]]:
     """Outcomes of the tests or of the solutions (budget ci, strict) under one Python in one copy of the tree.
 
-    What failed runs once more: on a busy machine a test may fail by itself, and that is no newer version's doing. The
-    records of the solutions stay in `home/runs`, to be compared.
+    What failed runs once more: on a busy machine a test may fail by itself, whatever the versions. The records of the
+    solutions stay in `home/runs`, to be compared.
     """
     environ = dict(os.environ, LABKIT_HOME=str(home), LABKIT_RUNS=str(home / "runs"), LABKIT_BUDGET="ci",
                    LABKIT_STRICT="1", OMP_WAIT_POLICY="passive",
@@ -159,9 +159,9 @@ def run_part(part: str, python: Path, tree: Path, home: Path) -> dict[str, tuple
 def compare_numbers(first: Path, new: Path, second: Path) -> tuple[list[str], str]:
     """(sentences on medians that moved, one on the control) from the records of three runs: old pins, new, old again.
 
-    A median has moved where its 95 % interval after lies outside of all that both runs before span: a machine that
-    became slower meanwhile shows in the second of them. An interval says nothing of that, so the control counts how
-    many numbers lie apart between the two runs with the same pins. Too few samples for an interval: nobody can tell.
+    A median has moved if its 95 % interval with the new pins lies outside the range of both runs with the old ones; if
+    the machine became slower meanwhile, the second of them shows it. The control counts how many numbers differ between
+    these two by the machine alone. Numbers with too few samples for an interval are not compared.
     """
     runs = [_load_medians(folder) for folder in (first, second, new)]
     sentences = [f"{' '.join(key)}: {runs[0][key][0]:.4g} before, not measured after"

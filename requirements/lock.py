@@ -1,8 +1,8 @@
 """Resolve requirements/*.in to complete locks with hashes, and write environment.yml (`make lock`).
 
-uv resolves; what is pinned already stays as it is, so that one new dependency moves nothing else (`--upgrade` lifts
-that). Both locks are resolved for Linux on x86-64 and Python 3.11, the oldest that the course supports;
-`make test-quick` shows that the same pins serve 3.12 and 3.13.
+uv resolves; existing pins stay, so that one new dependency moves nothing else (`--upgrade` lets them move). Both locks
+are resolved for Linux on x86-64 and Python 3.11, the oldest that the course supports; `make test-quick` shows that the
+same pins work for 3.12 and 3.13.
 """
 
 import argparse
@@ -13,18 +13,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from install import OPEN_LAB
+from install import OPEN_LAB, TORCH_CPU_INDEX
+from pins import load_pins
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "requirements"
 TIERS = ("cpu", "gpu")
 PLATFORM = "x86_64-manylinux_2_28"
 OLDEST_PYTHON = "3.11"
-TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 
 class ResolveError(Exception):
-    """The resolver found no set of versions; the message is its own."""
+    """The resolver found no set of versions; the message is the resolver's."""
 
 
 def find_uv() -> str:
@@ -34,12 +34,6 @@ def find_uv() -> str:
     if not found:
         raise ResolveError("uv is not installed. Next: run `make setup`, which brings it.")
     return found
-
-
-def load_pins(path) -> dict:
-    """{name: version} of a lock; torch's line is a comment in the CPU lock and counts."""
-    text = Path(path).read_text(encoding="utf-8")
-    return dict(re.findall(r"^(?:# (?=torch==))?([A-Za-z0-9][A-Za-z0-9._-]*)==([^\s;\\]+)", text, flags=re.MULTILINE))
 
 
 def split_blocks(text: str) -> dict:
@@ -64,16 +58,16 @@ def resolve(tier, *, python=OLDEST_PYTHON, pins=None, is_strict=False, upgrade=F
             has_hashes=True, interpreter=None, options=(), run=subprocess.run) -> str:
     """Text of the resolved requirements of a tier.
 
-    `pins`: versions to prefer, or to insist on when `is_strict`. `source`, `overrides`: other input files.
-    `interpreter`: a Python of that version, which asks packages without wheels for what they need. `options`: more
-    words for uv. Raises ResolveError with uv's own words.
+    `pins`: versions to prefer, or to insist on if `is_strict`. `source`, `overrides`: other input files.
+    `interpreter`: a Python of that version, which asks packages without wheels for their dependencies. `options`: more
+    arguments for uv. Raises ResolveError with uv's message.
     """
     source = Path(source or FOLDER / f"{tier}.in")
     overrides = Path(overrides or FOLDER / f"{tier}-overrides.txt")
     with tempfile.TemporaryDirectory() as scratch:
         output, constraints = Path(scratch, "out.txt"), Path(scratch, "constraints.txt")
         lines = "".join(f"{name}=={version.split('+')[0]}\n" for name, version in sorted((pins or {}).items()))
-        # uv prefers what stands in the output file; a constraint is an order.
+        # uv prefers the versions in the output file, and must obey a constraint.
         (constraints if is_strict else output).write_text(lines, encoding="utf-8")
         command = [find_uv(), "pip", "compile", str(source), "--override", str(overrides), "-o", str(output), "--quiet",
                    "--python-version", python, "--python-platform", PLATFORM, "--no-annotate", "--no-header",

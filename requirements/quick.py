@@ -1,7 +1,7 @@
-"""The quick tests (`make test-quick`): under this Python, then under the other supported ones that are found.
+"""The quick tests (`make test-quick`) under this Python and every other supported one that is found.
 
-Under another Python the tests that start nothing run in a small environment with the lock's own versions, and both
-locks are resolved for it: every version that the lock pins must be a legal answer there too.
+Under another Python they run in a small environment with the lock's versions, and both locks are resolved for it: every
+version that a lock pins must be available there too.
 """
 
 import argparse
@@ -20,10 +20,16 @@ import lock
 
 ROOT = lock.ROOT
 PYTHONS = ("3.11", "3.12", "3.13")
-# What the tests without the markers `slow` and `long` import, no more: an environment of these is made in seconds.
+# Only what the tests without the markers `slow` and `long` import: such an environment is made in seconds.
 PACKAGES = (
     *("numpy", "pytest", "hypothesis", "scipy", "psutil", "jsonschema", "plotly", "nbformat", "jupytext", "pyyaml"),
     *("ipython", "nbclient"),
+)
+# Left out under another Python. What depends on the Python (how a stub looks, how an error reads) is tested in
+# test_checks.py and with labs 00 and 01; what the tests say about the course's files is the same everywhere.
+SAME_EVERYWHERE = (
+    *("--ignore-glob=*/test_*lab[1-9]*.py", "--ignore=tests/labs/test_mistakes.py"),
+    *(f"--ignore=tests/test_{name}.py" for name in ("architecture", "labs", "numbers")),
 )
 
 
@@ -74,25 +80,24 @@ def make_environment(version: str, python: str, pins: dict, *, run=subprocess.ru
 def run_tests(python: str, *, is_live=True, run=subprocess.run):
     """Run the tests marked neither `slow` nor `long`, with a home of their own; return the finished process.
 
-    Its output goes straight to the console, or (`is_live=False`, beside the first Python) is kept for later, so that
-    two runs do not mix; there the checks of the later labs are left out.
+    `is_live`: under this Python, with the output straight to the console. Otherwise it is kept for later, so that two
+    outputs do not mix, and SAME_EVERYWHERE is left out.
     """
     with tempfile.TemporaryDirectory() as home:
         environ = dict(os.environ, LABKIT_HOME=home, LABKIT_RUNS=str(Path(home, "runs")), PYTHONPATH=str(ROOT),
                        OMP_WAIT_POLICY="passive")
-        # Compiled files are kept, also where the shell says otherwise: dozens of processes import the same modules.
+        # Compiled files are kept, even if the shell says otherwise: dozens of processes import the same modules.
         for name in ("PYTHONDONTWRITEBYTECODE", "LABKIT_TIER", "LABKIT_MODEL", "LABKIT_BUDGET", "LABKIT_STRICT",
                      "LABKIT_COURSE"):
             environ.pop(name, None)
         output = {} if is_live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        # What differs between Pythons (how a stub looks, how an error reads) is in test_checks and in labs 00 and 01.
-        others = () if is_live else ("--ignore-glob=*/test_check_lab[1-9]*.py",)
+        others = () if is_live else SAME_EVERYWHERE
         return run([python, "-m", "pytest", "-q", "--durations=5", "-p", "no:cacheprovider", "-m",
                     "not slow and not long", *others, "tests"], cwd=str(ROOT), env=environ, **output)
 
 
 def check_locks(version: str, *, interpreter=None, resolve=lock.resolve, folder=None) -> list[str]:
-    """Problems of the locks under this Python: a pin without a build for it, or a package that the lock lacks."""
+    """Problems of the locks under this Python: a pin that has no build for it, or a package that the lock lacks."""
     problems = []
     for tier in lock.TIERS:
         pins = lock.load_pins(Path(folder or lock.FOLDER) / f"{tier}.lock")
@@ -112,7 +117,7 @@ def check_locks(version: str, *, interpreter=None, resolve=lock.resolve, folder=
 
 
 def check_python(version: str, python: str, pins: dict, *, is_own: bool) -> tuple[list[str], str, float]:
-    """(problems, output, seconds) of the tests under one Python; another Python has its small environment."""
+    """(problems, output, seconds) of the tests under one Python; any other than this one in its small environment."""
     started, problems, output = time.monotonic(), [], ""
     try:
         if not is_own:

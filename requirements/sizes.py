@@ -1,4 +1,4 @@
-"""Measure how many bytes each locked package takes on disk, for the set-up's disk check (requirements/sizes.json).
+"""Measure how many bytes each locked package takes on disk, for the installer's disk check (requirements/sizes.json).
 
     .venv/bin/python requirements/sizes.py            # what is installed in this environment
     .venv/bin/python requirements/sizes.py FOLDER     # wheels in a folder (pip download), where nothing is installed
@@ -8,10 +8,11 @@ Run it after `make lock` has moved large packages; a package without a size coun
 
 import importlib.metadata
 import json
-import re
 import sys
 import zipfile
 from pathlib import Path
+
+from pins import load_pins, normalise
 
 TABLE = Path(__file__).resolve().with_name("sizes.json")
 BLOCK = 4096
@@ -20,10 +21,6 @@ BLOCK = 4096
 def round_up(size: int) -> int:
     """Bytes that a file takes on a disk with blocks of 4 KiB."""
     return -(-size // BLOCK) * BLOCK
-
-
-def normalise(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def measure_installed() -> dict:
@@ -53,11 +50,10 @@ def measure_wheels(folder: Path) -> dict:
 def main(arguments: list) -> int:
     found = measure_wheels(Path(arguments[0])) if arguments else measure_installed()
     old = json.loads(TABLE.read_text(encoding="utf-8")) if TABLE.exists() else {}
-    if arguments:  # what was measured when installed is better than what a wheel promises
+    if arguments:  # a size measured after installation is better than one computed from a wheel
         found = {name: size for name, size in found.items() if name not in old}
     folder = TABLE.parent
-    text = "".join((folder / f"{tier}.lock").read_text(encoding="utf-8") for tier in ("cpu", "gpu"))
-    wanted = {normalise(name) for name in re.findall(r"^([A-Za-z0-9][A-Za-z0-9._-]*)==", text, flags=re.MULTILINE)}
+    wanted = {name for tier in ("cpu", "gpu") for name in load_pins(folder / f"{tier}.lock")}
     wanted.add("torch+cpu")
     sizes = {name: size for name, size in sorted({**old, **found}.items()) if name in wanted}
     TABLE.write_text(json.dumps(sizes, indent=0) + "\n", encoding="utf-8")

@@ -1,10 +1,10 @@
-"""How the solutions are run by nbval, and what it must not let pass.
+"""How nbval runs the solutions, and what it must not let pass.
 
     pytest --nbval-lax --nbval-current-env --nbval-cell-timeout 600 solutions
 
-Every notebook runs strictly, under budget `ci`, with a home and runs of its own: a learner's progress is not touched.
-nbval alone waits for the whole cell time-out when a kernel dies, marks the cells after a time-out as expected failures,
-and lets an output check pass that has no stored output; here each of these is a failure with a sentence, and at once.
+Every notebook runs strictly, under budget `ci`, with its own home and runs: a learner's progress is not touched. nbval
+alone waits for the whole cell time-out if a kernel dies, marks the cells after a time-out as expected failures, and
+lets an output check without stored output pass; here each of these is a failure with a sentence, at once.
 """
 
 import os
@@ -22,16 +22,16 @@ _seconds: dict[str, float] = defaultdict(float)
 
 
 class CellFailure(Exception):  # noqa: N818  (pytest prints the name)
-    """A cell that nbval would have let pass, or waited for in vain."""
+    """A cell that nbval would have let pass, or would have waited for in vain."""
 
 
 def pytest_addoption(parser):
-    """`--keep-runs FOLDER`: the records of this run stay there, to be compared with those of another run."""
+    """Add `--keep-runs FOLDER`: the records of this run stay there, to be compared with those of another run."""
     parser.addoption("--keep-runs", metavar="FOLDER", help="folder for the records of the solutions (default: dropped)")
 
 
 def pytest_configure(config):
-    """Give the kernels their environment; a value that the caller chose for budget, tier or model is kept."""
+    """Set the kernels' environment; a budget, tier or model that the caller has set is kept."""
     home = tempfile.TemporaryDirectory(prefix="labkit-solutions-")
     config.add_cleanup(home.cleanup)
     os.environ.setdefault("LABKIT_BUDGET", "ci")
@@ -51,7 +51,7 @@ def pytest_configure(config):
 
 
 def _await_reply(self, msg_id, timeout=None):
-    """Wait for the kernel's answer in short steps, and stop as soon as the kernel is dead (nbval waits to the end)."""
+    """Wait for the kernel's answer in short steps, and stop as soon as the kernel is dead (nbval waits on)."""
     deadline = time.monotonic() + (timeout if timeout is not None else 3600.0)
     while True:
         left = deadline - time.monotonic()
@@ -71,14 +71,14 @@ def _await_reply(self, msg_id, timeout=None):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Let no cell count as an expected failure because an earlier one ran out of time: each has its own result."""
+    """Let no cell count as an expected failure because an earlier one timed out: each has its own result."""
     if hasattr(item, "cell"):
         item.parent.timed_out = False
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Fail a cell whose output check has nothing to compare with, and one after which the kernel is dead."""
+    """Fail a cell whose output check has nothing to compare with, and a cell that leaves the kernel dead."""
     if hasattr(item, "cell") and item.options["check"] and not (item.cell.outputs and item.cell.execution_count):
         raise CellFailure("NBVAL_CHECK_OUTPUT without stored output. Next: make execute LAB=NN")
     result = yield
@@ -88,13 +88,13 @@ def pytest_runtest_call(item):
 
 
 def _is_alive(kernel) -> bool:
-    """True when the kernel's process still runs a moment later (a process that is being killed needs an instant)."""
+    """Whether the kernel's process still runs a moment later (one that is being killed needs that long to go)."""
     time.sleep(0.01)
     return kernel is not None and kernel.is_alive()
 
 
 def pytest_runtest_logreport(report):
-    """Add the seconds of each cell, set-up and tear-down included, to its notebook."""
+    """Add the seconds of each cell, with set-up and tear-down, to its notebook."""
     path = report.nodeid.split("::")[0]
     if path.endswith(".ipynb"):
         _seconds[path] += report.duration

@@ -38,17 +38,18 @@ from agreement_tools import (
     write_command,
 )
 
+from labkit.errors import LabkitError
 from labkit.load.client import Limits, Target, run_client
-from labkit.load.formulas import TOOLS, estimate_as
-from labkit.load.logs import RequestLog, pack_logs, read_events
+from labkit.load.formulas import KINDS, TIMES, TOOLS, StreamEvent, StreamLog, estimate_as
 from labkit.load.metrics import estimate_metrics
 from labkit.load.noop import run_noop
-from labkit.load.schedules import draw_open_plan
+from labkit.load.records import AnswerReader
+from labkit.load.sse import SseParser
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import check_client
 from labkit.results import load_records, save_record
 from labkit.stats import compare, estimate_mean_interval
-from labkit.workload import Request, Workload
+from labkit.workload import Request, Workload, draw_open_plan
 
 OUT = ROOT / "data" / "recorded" / "33"
 WORDS = {"ttft": "mean TTFT", "tpot": "mean TPOT", "itl": "mean ITL", "e2e": "mean end to end", "tok_per_s": "output"}
@@ -97,7 +98,7 @@ def run_labkit(job, **options):
         if not record.is_good:
             raise SystemExit(f"request {record.number} failed: {record.cause} {record.detail}")
         events = read_events((at_s - run.start_s, piece) for at_s, piece in exchange.bodies)
-        logs.append(RequestLog(record.scheduled_s, record.sent_s, record.sent_s + (record.connect_s or 0.0),
+        logs.append(StreamLog(record.scheduled_s, record.sent_s, record.sent_s + (record.connect_s or 0.0),
                                record.end_s, events, record.num_output_tokens))  # fmt: skip
     return run, logs
 
@@ -108,6 +109,47 @@ def summarize_labkit(run):
     latencies = {word: whole.latencies[word].mean for word in ("ttft", "tpot", "itl", "e2e")}
     starts = [record.sent_s for record in run.records]
     return {**latencies, "tok_per_s": whole.tok_per_s, "num_requests": whole.num_succeeded, "starts_s": starts}
+
+
+# The logs of a record
+
+
+def read_events(pieces):
+    """Return the events of a stream from its reads: (time, bytes of the body), in order."""
+    parser, found = SseParser(), []
+    for at_s, piece in pieces:
+        for data in parser.feed(piece):
+            if data.startswith("[DONE]"):
+                found.append(StreamEvent(at_s, "done"))
+                continue
+            try:
+                content = json.loads(data)
+                usage = content.get("usage") or {}
+            except (ValueError, AttributeError):
+                raise LabkitError(f"An event is not a JSON object: {data[:80]!r}.") from None
+            # What counts as content is defined in one place: the reader of the course's own client.
+            reader = AnswerReader()
+            reader.feed(at_s, b"data: " + data.encode() + b"\n\n")
+            kind = "content" if reader.chunks else "empty" if content.get("choices") else "usage"
+            found.append(StreamEvent(at_s, kind, usage.get("completion_tokens")))
+    return tuple(found)
+
+
+def pack_logs(name, logs):
+    """Return (samples, settings) of a record that holds these logs under `name`; times to a tenth of a microsecond.
+
+    All events are in one flat list of arrivals; the settings say how many each request has, their kinds by a letter,
+    and their running token counts.
+    """
+    events = [event for log in logs for event in log.events]
+    samples = {f"{name}_{what}_s": [round(getattr(log, f"{what}_s"), 7) for log in logs] for what in TIMES}
+    samples[f"{name}_arrival_s"] = [round(event.at_s, 7) for event in events]
+    settings = {
+        "num_events": [len(log.events) for log in logs], "kinds": "".join(KINDS[event.kind] for event in events),
+        "running_counts": [event.num_tokens for event in events],
+        "num_output": [log.num_output_tokens for log in logs],
+    }  # fmt: skip
+    return samples, {name: settings}
 
 
 # The comparison

@@ -1,28 +1,50 @@
-"""Every test has a home and runs of its own, and no setting of the person who started the tests."""
+"""Every test has its own home and runs, and none of the settings of the person who started the tests.
+
+Under pytest-xdist (`-n 2 --dist loadgroup`) the tests of one file stay in one process, so that what a file starts is
+started once; tests that run a notebook are handed out one by one, because each takes seconds and shares nothing.
+"""
 
 import gc
 import itertools
 import os
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-if str(ROOT) not in sys.path:  # the quick tests also run where labkit is not installed
+if str(ROOT) not in sys.path:  # the quick tests also run in environments without labkit
     sys.path.insert(0, str(ROOT))
 
-# Before torch loads: OpenMP threads that spin slow every small model down when the machine does anything else.
+# Before torch loads: spinning OpenMP threads slow every small model down while the machine does anything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "LABKIT_COURSE")
-
-
 _NUMBERS = itertools.count()
 
 
+def pytest_configure():
+    """Fix whose turn it is today (test_tiers.py, the browser tests), for this process and every one it starts."""
+    os.environ.setdefault("LABKIT_TEST_TURN", str(date.today().toordinal()))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the turn, so that a failure can be repeated."""
+    turn = os.environ["LABKIT_TEST_TURN"]
+    terminalreporter.write_line(f"LABKIT_TEST_TURN={turn} chose the tiers and the browser's lab: set it to repeat.")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Keep a file's tests together under xdist, and hand out those that run a notebook one by one."""
+    if getattr(config.option, "loadgroup", False):  # a process of xdist's
+        for item in items:
+            if "run_notebook" not in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 def pytest_collection_finish():
-    """Thousands of tests are collected now and stay: the garbage collector need not look at them again and again."""
+    """Keep the garbage collector from scanning thousands of collected tests again and again."""
     gc.collect()
     gc.freeze()
 
@@ -31,7 +53,7 @@ def pytest_collection_finish():
 def own_folders(tmp_path_factory, monkeypatch):
     """Point LABKIT_HOME and LABKIT_RUNS to temporary folders and unset every other setting of labkit.
 
-    The folders are named, not made: most tests write nothing, and thousands of empty folders cost seconds.
+    The folders are named, not made: most tests write nothing, and making thousands of folders takes seconds.
     """
     folder = tmp_path_factory.getbasetemp() / f"own-{next(_NUMBERS)}"
     for name in _SETTINGS:
@@ -48,7 +70,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def sources():
-    """Every source of a notebook, read."""
+    """The source of every notebook, parsed."""
     from labkit.authoring.build import load_sources
 
     return load_sources(ROOT)
@@ -58,8 +80,8 @@ def sources():
 def run_notebook(tmp_path):
     """A function that runs a notebook in a real kernel and returns it with its outputs.
 
-    `run_notebook(notebook, **settings)`: settings are environment variables; the working folder is labs/, so that the
-    kernel stands where a learner's does. Home and runs are temporary.
+    `run_notebook(notebook, **settings)`: settings are environment variables; the working folder is labs/, as for a
+    learner's kernel. Home and runs are temporary.
     """
     pytest.importorskip("nbclient")
 

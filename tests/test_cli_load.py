@@ -6,7 +6,14 @@ import pytest
 
 from labkit import cli
 from labkit.errors import LabkitError
+from labkit.load import run as runner
+from labkit.load.client import Target, run_client
 from labkit.load.compare import compare_sides, format_sides, load_side
+from labkit.load.metrics import estimate_metrics
+from labkit.load.report import LoadResult
+from labkit.load.run import read_slo
+from labkit.load.verdict import check_client
+from labkit.load.virtual import SimulatedServer, format_answer, run_virtual
 from labkit.results import save_record
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan, Reply
@@ -96,10 +103,10 @@ def test_a_trace_is_replayed(capsys, server, tmp_path):
     [
         ((), "give one of --rate, --clients and --trace"),
         (("--rate", 5, "--clients", 5), "give one of"),
-        (("--rate", 5, "--extra", "[1]"), "no JSON object"),
+        (("--rate", 5, "--extra", "[1]"), "not a JSON object"),
         (("--rate", 5, "--header", "nothing"), "no colon"),
-        (("--rate", 5, "--slo", "ttft=fast"), "is no SLO"),
-        (("--rate", 5, "--prompt", "long"), "is no distribution of lengths"),
+        (("--rate", 5, "--slo", "ttft=fast"), "is not a valid SLO"),
+        (("--rate", 5, "--prompt", "long"), "is not a distribution of lengths"),
         (("--rate", 5, "--search"), "needs an SLO"),
         (("--clients", 5, "--search", "--slo", "ttft=1"), "varies the rate"),
         (("--rate", "inf"), "--rate is inf; expected a number from"),
@@ -116,7 +123,7 @@ def test_a_trace_is_replayed(capsys, server, tmp_path):
         (("--clients", 1000, "--requests", 10_000), "about 1e+07 requests"),
         (("--rate", 5, "--out", "~nosuchuser/x"), "the home folder of its user is not known"),
         (("--trace", "~nosuchuser/x"), "the home folder of its user is not known"),
-        (("--rate", 5, "--header", "X: \u2192"), "a character that HTTP does not know"),
+        (("--rate", 5, "--header", "X: \u2192"), "a character that HTTP cannot carry"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch, more, said):
@@ -130,9 +137,9 @@ def test_a_wrong_call_is_one_line_and_exit_code_2(capsys, tmp_path, monkeypatch,
     "url",
     ["http://h:99999", "http://h:abc", "http://h:0", "http://[::1", "http://a..b", "http://h/\u2192", "ftp://h", ""],
 )
-def test_an_address_that_is_none_is_one_line_and_exit_code_2(capsys, url):
+def test_an_invalid_url_is_one_line_and_exit_code_2(capsys, url):
     code, output = run(capsys, "load", url, "--rate", 5, "--requests", 1)
-    assert code == 2 and "this URL is no address of a server" in output.err and output.err.count("\n") == 1
+    assert code == 2 and "This is not the URL of a server" in output.err and output.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -177,26 +184,38 @@ def test_no_file_of_a_run_holds_what_was_secret_in_its_command(capsys, server, t
     assert " ".join(command).count("[redacted]") == 2
 
 
-def test_a_server_that_is_not_there_is_said_before_the_run(capsys, tmp_path):
+def test_a_missing_server_is_reported_before_the_run(capsys, tmp_path):
     code, said = run(capsys, "load", "http://127.0.0.1:9", "--rate", 5)
-    assert code == 2 and "nobody answers" in said.err
+    assert code == 2 and "Nobody answers" in said.err
+
+
+def simulate_load(url, plan, *, model, slo, **options):
+    """run_load in virtual time, against a server with two seats that serves a request in 50 ms: 40 a second."""
+    free_s = [0.0, 0.0]
+
+    def script(number, now_s, body):
+        begin_s = max(now_s, min(free_s))
+        free_s[free_s.index(min(free_s))] = begin_s + 0.05
+        return format_answer([0.05], begin_s=begin_s)
+
+    async def main():
+        return await run_client(plan, Target(model), SimulatedServer(script))
+
+    found, slo = run_virtual(main()), read_slo(slo, loop=plan.loop)
+    metrics = estimate_metrics(found.records, slo=slo)
+    return LoadResult({}, plan.to_dict(), found.records, metrics, check_client(found), slo, found.end)
 
 
 def test_the_search_ends_with_a_rate(capsys, monkeypatch):
-    """The client's own verdict is left out here: tests run beside other work."""
-    import dataclasses
-
-    from labkit.load import run as runner
-
-    judge = runner.check_client
-    monkeypatch.setattr(
-        runner, "check_client", lambda runs: dataclasses.replace(judge(runs), is_valid=True, reasons=())
-    )
-    with run_fake_inside(FakePlan(ttft_s=0.05, itl_s=0.001, max_concurrency=2)) as server:
-        code, said = run(capsys, "load", server.base_url, "--rate", 8, "--search", "--slo", "ttft=0.5", "--duration", 2,
-                         "--prompt", 4, "--output", 2)  # fmt: skip
-    assert said.out.count("req/s:") >= 3
-    assert code == (0 if "req/s keeps the SLO" in said.out else 1)
+    monkeypatch.setattr(runner, "run_load", simulate_load)
+    rate = ("--rate", 8, "--duration", 15, "--search")
+    call = ("load", "http://127.0.0.1:9", "--model", "m", *rate, "--slo", "ttft=0.5")
+    code, said = run(capsys, *call, "--prompt", 4, "--output", 1)
+    assert code == 0 and said.out.count("req/s:") >= 3 and "req/s keeps the SLO" in said.out
+    rate_per_s = float(said.out.splitlines()[-1].split()[0])
+    assert 20 < rate_per_s <= 41, said.out
+    code, said = run(capsys, *call[:-1], "ttft=0.04", "--prompt", 4, "--output", 1)  # less than a service takes
+    assert code == 1 and "none of these rates keeps the SLO" in said.out
 
 
 def test_the_search_can_be_printed_as_json(capsys, monkeypatch):

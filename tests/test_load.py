@@ -6,10 +6,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from labkit.load.records import RequestRecord, build_record
+from labkit.errors import LabkitError
+from labkit.load.records import RecordBuilder, RequestRecord
+from labkit.load.transport import ResponseReader
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 END = b"0\r\n\r\n"
+
+
+def build_record(reads, *, start_s=0.0, **options):
+    """Return the record of one exchange from its reads: (time, raw bytes of the HTTP answer), in order.
+
+    Options as in `RecordBuilder.finish`.
+    """
+    http = ResponseReader()
+    builder = RecordBuilder(http, start_s=start_s)
+    try:
+        for at_s, piece in reads:
+            if body := http.feed(piece):
+                builder.feed([(at_s, body)])
+        if not options.get("failure"):
+            http.close()
+    except LabkitError as error:
+        options["failure"] = ("bad http", str(error))
+    return builder.finish(**options)
 
 
 def wrap(*parts):
@@ -58,7 +78,7 @@ def test_case_1_sixteen_chunks(chat):
     check_case_1(build_record(stream(*sixteen(chat=chat), (0.4, DONE))))
 
 
-def test_case_2_a_role_is_no_content():
+def test_case_2_a_role_is_not_content():
     role = event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
     record = build_record(stream((0.005, role), *sixteen(chat=True), (0.4, DONE)))
     check_case_1(record)
@@ -131,7 +151,7 @@ WORDS = ["é", "漢字", "🙂", " plain", "\n"]
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_case_5_the_reads_may_be_cut_anywhere(newline, data):
-    """All bytes at one instant: whatever the cuts, the same chunks, texts and tokens."""
+    """All bytes at one time: wherever they are cut, the same chunks, texts and tokens."""
     events = [event(text(word, usage=2 * k + 2), newline) for k, word in enumerate(WORDS)]
     body = b"".join([f": ping{newline * 2}".encode(), *events, event("[DONE]", newline)])
     cuts = sorted(data.draw(st.lists(st.integers(1, len(body) - 1), max_size=20, unique=True)))
@@ -231,7 +251,7 @@ def test_an_answer_that_was_not_streamed_says_so():
     assert (record.ttft_s, record.num_output_tokens, record.notes) == (0.5, 2, ("not streamed: one chunk",))
 
 
-def test_instants_are_relative_to_the_start_of_the_run():
+def test_times_are_relative_to_the_start_of_the_run():
     reads = [(at_s + 1000.0, data) for at_s, data in stream(*sixteen(), (0.4, DONE))]
     record = build_record(reads, scheduled_s=2.0, sent_s=1002.5, end_s=1003.0, start_s=1000.0)
     assert (record.scheduled_s, record.sent_s, record.end_s, record.lag_s) == (2.0, 2.5, 3.0, 0.5)

@@ -8,9 +8,9 @@ import pytest
 from labkit.errors import LabkitError
 from labkit.load.client import Limits, Target, run_client
 from labkit.load.metrics import estimate_metrics
-from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
 from labkit.load.verdict import check_client
 from labkit.load.virtual import SimulatedServer, format_answer, run_virtual
+from labkit.workload import draw_closed_plan, draw_open_plan, draw_session_plan
 
 SIXTEEN = [0.1 + 0.02 * k for k in range(16)]
 
@@ -26,7 +26,7 @@ def refuse(status=503, retry_after=None, at_s=0.01):
 
 
 def simulate(plan, script, *, stalls=(), stop_at_s=None, **options):
-    """Run a plan in virtual time; `stalls`: (instant, seconds) at which the client is busy. Returns (run, server)."""
+    """Run a plan in virtual time; `stalls`: (time, seconds) when the client is busy. Returns (run, server)."""
 
     async def main():
         loop, server, stop = asyncio.get_running_loop(), SimulatedServer(script), asyncio.Event()
@@ -59,7 +59,7 @@ def test_case_1_through_the_whole_client():
     assert verdict.is_valid, str(verdict)
 
 
-def test_case_10_a_server_stall_delays_no_request():
+def test_case_10_a_server_stall_does_not_delay_sending():
     """The server does nothing from 2 s to 4 s; the client goes on sending 50 a second."""
 
     def script(number, now_s, body):
@@ -223,7 +223,7 @@ def test_what_is_asked_for():
     plan = constant(1, 1, prompt=5, output=7)
     simulate(plan, script)
     asked = json.loads(bodies[0])
-    assert asked["prompt"] == plan.chains[0].requests[0].prompt.draw_ids() and len(asked["prompt"]) == 5
+    assert asked["prompt"] == list(plan.chains[0].requests[0].prompt_ids) and len(asked["prompt"]) == 5
     assert (asked["max_tokens"], asked["min_tokens"], asked["ignore_eos"], asked["stream"]) == (7, 7, True, True)
     chat = json.loads(
         Target("m", "chat", is_fixed_length=False, extra={"temperature": 1}).encode(plan.chains[0].requests[0])

@@ -15,14 +15,14 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.load.client import Limits, Target, run_client
-from labkit.load.journal import load_requests
 from labkit.load.loop import run_precise
+from labkit.load.records import load_requests
 from labkit.load.report import format_report, save_report
 from labkit.load.run import run_load
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.servers.fake import run_fake_inside
 from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow  # servers
 
@@ -41,7 +41,7 @@ def few(num=6, **options):
 
 def send(url, plan=None, *, target=None, **options):
     """Send a plan with the bare client: (records by number)."""
-    limits = options.pop("limits", Limits(request_s=5.0))
+    limits = options.pop("limits", Limits(request_s=60.0))
     run = run_precise(run_client(plan or few(), target or Target("fake"), HttpTransport(url), limits=limits, **options))
     return run.records
 
@@ -72,7 +72,7 @@ def test_chat_and_an_address_with_a_path():
     assert len(messages[0]["content"].split()) == 4
 
 
-def test_nobody_listens():
+def test_a_port_without_a_server_refuses():
     records = send(f"http://127.0.0.1:{find_free_port()}")
     assert {record.cause for record in records} == {"refused"} and len(records) == 6
 
@@ -80,7 +80,7 @@ def test_nobody_listens():
 def test_a_host_that_does_not_exist_is_an_error_before_the_start():
     with pytest.raises(LabkitError, match="is not known"):
         send("http://no-such-host.invalid:9")
-    with pytest.raises(LabkitError, match="is no address"):
+    with pytest.raises(LabkitError, match="is not the URL"):
         HttpTransport("ftp://127.0.0.1")
 
 
@@ -100,13 +100,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_has_its_cause_and_the_run_ends_on_time(fault):
+def test_every_fault_has_its_cause_and_the_run_ends(fault):
     plan, cause = FAULTS[fault]
-    begin_s = time.monotonic()
+    limits = Limits(request_s=0.3 if cause == "request deadline" else 60.0)
     with run_fake_inside(plan) as server:
-        records = send(server.base_url, limits=Limits(request_s=0.3))
+        records = send(server.base_url, limits=limits)
     assert [record.cause for record in records] == [cause] * 6
-    assert time.monotonic() - begin_s < 5
     if cause in ("reset", "error event", "request deadline", "no end mark"):
         assert all(record.chunks for record in records)  # what came is kept
 
@@ -238,21 +237,34 @@ def test_an_answer_byte_by_byte():
     assert [(record.cause, len(record.chunks)) for record in records] == [("", 1)] * 6
 
 
-def test_a_server_that_dies_at_half_time_and_returns():
-    port = find_free_port()
-    plan = draw_open_plan("constant", rate_per_s=50, duration_s=1.5, prompt=4, output=3)
-    found = {}
-    client = threading.Thread(target=lambda: found.update(records=send(f"http://127.0.0.1:{port}", plan)))
+def test_a_server_that_dies_and_returns():
+    """The server dies once ten requests were answered, returns once ten were refused; the run goes on through it."""
+    port, causes, stop = find_free_port(), [], asyncio.Event()
+    is_answered, is_refused = threading.Event(), threading.Event()
+
+    def note(record):
+        causes.append(record.cause)
+        if causes.count("") >= 10:
+            is_answered.set()
+        if causes.count("refused") >= 10:
+            is_refused.set()
+        if is_refused.is_set() and causes[-10:] == [""] * 10:
+            stop.set()
+
+    plan = draw_closed_plan(num_clients=2, duration_s=600, prompt=4, output=3)
+    client = threading.Thread(
+        target=send, args=(f"http://127.0.0.1:{port}", plan), kwargs={"stop": stop, "on_record": note}
+    )
     with run_fake_inside(QUICK, port=port):
         client.start()
-        time.sleep(0.5)
-    time.sleep(0.4)
+        assert is_answered.wait(60)
+    assert is_refused.wait(60)
     with run_fake_inside(QUICK, port=port):
-        client.join()
-    causes = [record.cause for record in found["records"]]
-    assert len(causes) == 75 and causes[0] == causes[-1] == ""
-    assert 10 <= sum(cause == "refused" for cause in causes) <= 40
-    assert set(causes) <= {"", "refused", "reset", "cut"}
+        client.join(60)
+    assert stop.is_set() and not client.is_alive()
+    first, last = causes.index("refused"), len(causes) - causes[::-1].index("refused")
+    assert causes[:10] == [""] * 10 and first >= 10 and causes[last : last + 10] == [""] * 10
+    assert set(causes) <= {"", "refused", "reset", "cut", "interrupted"}
 
 
 # Before the start
@@ -278,16 +290,17 @@ def test_a_wall_clock_that_jumps_changes_nothing(monkeypatch):
     monkeypatch.setattr(time, "time", lambda: now() + 3600 * (time.monotonic() % 0.02 > 0.01))
     with run_fake_inside(QUICK) as server:
         result = load(server)
-    assert result.metrics.whole.latencies["ttft"].maximum < 5 and result.metrics.whole.seconds < 5
+    # An hour back and forth every 10 ms.
+    assert result.metrics.whole.latencies["ttft"].maximum < 1800 and result.metrics.whole.seconds < 1800
 
 
 def test_a_full_disk_ends_the_log_and_not_the_run(monkeypatch, tmp_path):
-    from labkit.load import journal
+    from labkit.load import records
 
     def full(path, lines):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(journal, "append_lines", full)
+    monkeypatch.setattr(records, "append_lines", full)
     with run_fake_inside(QUICK) as server:
         result = load(server, folder=tmp_path)
     assert len(result.records) == 20 and {record.cause for record in result.records} == {""}
@@ -307,13 +320,17 @@ def test_the_journal_holds_every_request_and_a_half_line_damages_only_itself(tmp
 
 
 def test_ctrl_c_gives_the_report_of_what_was_done():
-    plan = draw_open_plan("constant", rate_per_s=50, duration_s=30, prompt=4, output=3)
+    plan = draw_open_plan("constant", rate_per_s=50, duration_s=60, prompt=4, output=3)
     with run_fake_inside(QUICK) as server:
-        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
-        begin_s = time.monotonic()
+
+        def interrupt():
+            while server.stats()["num_requests"] < 20:
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt, daemon=True).start()
         result = load(server, plan)
-    assert time.monotonic() - begin_s < 10
-    assert result.end == "interrupted" and 20 < len(result.records) < 80
+    assert result.end == "interrupted" and 20 <= len(result.records) < 3000
     assert not result.verdict.is_valid and "interrupted" in format_report(result)
 
 
@@ -331,14 +348,14 @@ def test_nothing_secret_is_in_a_report(tmp_path):
     assert result.records[0].cause == "error event" and '"top_k": 1' in text
 
 
-def test_the_warm_up_is_not_measured_and_shares_no_prompt():
+def test_the_warm_up_is_not_measured_and_uses_other_prompts():
     warmup = draw_closed_plan(num_clients=1, requests_per_client=3, prompt=4, output=1, seed=99)
     with run_fake_inside(QUICK) as server:
         result = load(server, warmup=warmup)
         prompts = [tuple(prompt) for prompt in server.stats()["prompts"]]
     assert len(prompts) == len(set(prompts)) == 23 and len(result.records) == 20
     assert result.target["num_warmup"] == 3
-    assert prompts[:3] == [tuple(warmup.chains[0].requests[k].prompt.draw_ids()) for k in range(3)]
+    assert prompts[:3] == [tuple(warmup.chains[0].requests[k].prompt_ids) for k in range(3)]
 
 
 def test_it_runs_inside_a_notebooks_own_loop():

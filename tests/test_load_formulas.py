@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agreement import pack_logs, read_events
+from test_load import build_record
 
 from labkit.errors import LabkitError
-from labkit.load.formulas import TOOLS, estimate_as
-from labkit.load.logs import LoggedEvent, RequestLog, load_logs, pack_logs, read_events
-from labkit.load.records import build_record
+from labkit.load.formulas import TOOLS, StreamEvent, StreamLog, estimate_as, load_logs
 from labkit.results import load_records
 
 RECORDED = Path(__file__).resolve().parents[1] / "data" / "recorded" / "33" / "chunks.jsonl"
 
 
 def make(scheduled_s, sent_s, written_s, events, *, end_s, num):
-    return RequestLog(scheduled_s, sent_s, written_s, end_s, tuple(LoggedEvent(*event) for event in events), num)
+    return StreamLog(scheduled_s, sent_s, written_s, end_s, tuple(StreamEvent(*event) for event in events), num)
 
 
 # The client was 0.5 s late, connecting took 0.1 s, a role came first, then chunks of 1, 4 and 3 tokens.
@@ -27,7 +27,7 @@ ONE = make(3.0, 3.0, 3.0, [(3.5, "content", 1), (3.5, "done", None)], end_s=3.5,
 
 
 def write_answer(log, *, api="completions"):
-    """The HTTP answer that gives this log: (instant, bytes) of each read."""
+    """Return the HTTP answer that gives this log: (time, bytes) of each read."""
     head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
     reads = []
     for event in log.events:
@@ -81,7 +81,7 @@ def test_ends_and_throughputs_by_hand():
     assert guidellm["tok_per_s"] == pytest.approx([10 / (3.8 - 1.6)])
 
 
-def test_one_token_has_no_gap_and_no_tpot_but_one_that_includes_the_ttft():
+def test_one_token_has_no_gap_and_a_tpot_only_if_it_includes_the_ttft():
     assert estimate_as("vllm bench serve", [ONE])["tpot"] == estimate_as("aiperf", [ONE])["itl"] == []
     assert estimate_as("guidellm", [ONE])["tpot"] == pytest.approx([0.5])
     assert build(ONE).tpot_s is None
@@ -95,7 +95,7 @@ def test_every_word_that_a_tool_reports_is_defined_and_the_others_are_not_there(
         estimate_as("jmeter", [A])
 
 
-def test_nothing_counted_is_nothing_and_no_error():
+def test_no_counted_event_gives_no_sample_and_no_error():
     silent = make(0.0, 0.0, 0.0, [(1.0, "usage", 0), (1.0, "done", None)], end_s=1.0, num=0)
     for name in TOOLS:
         assert all(samples == [] for samples in estimate_as(name, [silent]).values())
@@ -112,19 +112,8 @@ def test_events_are_read_from_bytes_and_pack_to_a_record_and_back():
     with pytest.raises(LabkitError, match="no log 'yours'") as caught:
         load_logs(samples, settings, "yours")
     assert "mine" in caught.value.next_step
-    with pytest.raises(LabkitError, match="no JSON object"):
+    with pytest.raises(LabkitError, match="not a JSON object"):
         read_events([(0.0, b"data: [1]\n\n")])
-
-
-def test_a_log_of_a_record_keeps_chunks_and_counts():
-    log = RequestLog.from_record(build(A), written_s=1.6)
-    assert (log.scheduled_s, log.sent_s, log.written_s) == (1.0, 1.5, 1.6)
-    assert log.events == ((2.1, "content", 1), (2.5, "content", 5), (3.6, "content", 8))
-    with pytest.raises(LabkitError, match="failed"):
-        RequestLog.from_record(build_record([], failure=("refused", "")))
-
-
-# The recorded log of a real vLLM server
 
 
 def test_the_recorded_log_says_what_it_is():
@@ -163,7 +152,7 @@ def test_one_server_and_three_ttfts():
     assert (vllm - guidellm).max() > 1e-4
 
 
-def test_a_chunk_is_not_a_token_where_the_server_speculates():
+def test_a_chunk_is_not_a_token_if_the_server_speculates():
     logs = load_recorded("speculation")
     assert sum(log.num_output_tokens for log in logs) > 1.1 * sum(len(log.list_arrivals("content")) for log in logs)
     ours = np.mean([gap for log in logs for gap in build(log).itl_s])

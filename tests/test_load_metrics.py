@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.load.answers import Chunk
 from labkit.load.metrics import DEFINITIONS, check_slo, estimate_metrics, measure_latency
-from labkit.load.records import RequestRecord
+from labkit.load.records import Chunk, RequestRecord
 
 
 def make(number, scheduled_s, sent_s, chunks, **fields):
@@ -48,7 +47,7 @@ def test_latencies_by_hand():
     assert measure_latency(records, "icl") == [1.0, 2.0]
     assert measure_latency(records, "itl") == pytest.approx([1 / 3] * 3 + [2.0] + [0.0] * 2)
     assert measure_latency(records, "lag") == [0.5, 0.0, 0.0, 0.0]
-    with pytest.raises(LabkitError, match="is no latency"):
+    with pytest.raises(LabkitError, match="is not a latency"):
         measure_latency(records, "ttfb")
 
 
@@ -75,7 +74,7 @@ def test_goodput_by_hand():
 
 
 def test_an_unknown_slo_is_an_error():
-    with pytest.raises(LabkitError, match="'icl' is no SLO"):
+    with pytest.raises(LabkitError, match="'icl' is not a valid SLO"):
         estimate_metrics([A], slo={"icl": 0.1})
 
 
@@ -116,7 +115,7 @@ def test_a_short_run_has_no_steady_window():
     assert estimate_metrics([A]).steady is None
 
 
-def test_percentiles_are_numpys_and_missing_where_n_is_too_small():
+def test_percentiles_are_numpys_and_missing_if_n_is_too_small():
     records = regular(200)
     lags = np.random.default_rng(1).exponential(0.01, 200)
     records = [make(r.number, r.scheduled_s, r.sent_s + lag, r.chunks) for r, lag in zip(records, lags, strict=True)]

@@ -12,18 +12,16 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.load.answers import Chunk
-from labkit.load.client import ClientRun, Limits
-from labkit.load.health import ClientHealth
+from labkit.load.client import ClientHealth, ClientRun, Limits
 from labkit.load.metrics import DEFINITIONS, estimate_metrics
-from labkit.load.records import RequestRecord
-from labkit.load.report import Ceiling, LoadResult, format_report, save_report
+from labkit.load.records import Chunk, RequestRecord
+from labkit.load.report import ClientCeiling, LoadResult, format_report, save_report
 from labkit.load.run import estimate_connections, find_ceiling, read_slo, run_load
 from labkit.load.sampling import GpuReader, Sampling, read_counters, run_sampling
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import check_descriptors
 from labkit.load.verdict import check_client
 from labkit.results import save_record
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 
 def test_too_few_descriptors_are_an_error_that_names_the_number(monkeypatch):
@@ -55,14 +53,14 @@ def test_no_module_of_the_engine_reads_the_wall_clock(root):
 
 
 def test_a_wrong_slo_or_api_is_an_error_before_the_start():
-    with pytest.raises(LabkitError, match="ttfb=1.0 is no SLO"):
+    with pytest.raises(LabkitError, match="ttfb=1.0 is not a valid SLO"):
         run_load(
             "http://127.0.0.1:9",
             draw_open_plan("constant", rate_per_s=100, num_requests=2),
             model="m",
             slo={"ttfb": 1.0},
         )
-    with pytest.raises(LabkitError, match="is no API"):
+    with pytest.raises(LabkitError, match="is not an API"):
         run_load(
             "http://127.0.0.1:9",
             draw_open_plan("constant", rate_per_s=100, num_requests=2),
@@ -76,7 +74,7 @@ def test_slos_count_from_the_schedule_in_an_open_loop():
     assert read_slo("ttft=0.5,e2e=2", loop="closed") == {"ttft": 0.5, "e2e": 2.0}
     assert read_slo("", loop="open") == {}
     for wrong in ("ttft", "ttft=x", "ttft=0", "tbt=1", "ttft=-1"):
-        with pytest.raises(LabkitError, match="is no SLO"):
+        with pytest.raises(LabkitError, match="is not a valid SLO"):
             read_slo(wrong, loop="open")
 
 
@@ -167,7 +165,7 @@ def test_a_gpu_is_read_as_far_as_its_driver_says(monkeypatch):
     assert GpuReader().read() == {}
 
 
-# Verdict
+# ClientVerdict
 
 
 def make_records(num=400, *, lag_s=0.0005, ttft_s=0.05, coalesced=0, **fields):
@@ -219,7 +217,7 @@ def test_every_bound_says_why(said):
 
 
 def test_a_late_tail_is_judged_beside_the_waits_that_are_measured():
-    """20 ms of lag at p99 spoil a TTFT of 50 ms; beside one of 3 s they are nothing."""
+    """20 ms of lag at p99 spoil a TTFT of 50 ms, but not one of 3 s."""
     late = [
         dataclasses.replace(r, sent_s=r.scheduled_s + 0.02) if k % 40 == 0 else r for k, r in enumerate(make_records())
     ]
@@ -259,7 +257,7 @@ def make_result(records=None, **fields):
 def test_a_report_says_everything_and_its_json_is_plain(tmp_path):
     result = make_result(
         sampling=sample(FakePage()),
-        ceiling=Ceiling(2000.0, 40_000.0, "2026-11-21T00:00:00+00:00"),
+        ceiling=ClientCeiling(2000.0, 40_000.0, "2026-11-21T00:00:00+00:00"),
         price_usd_per_hour=2.0,
     )
     text = format_report(result)
@@ -279,7 +277,7 @@ def test_a_report_says_everything_and_its_json_is_plain(tmp_path):
     assert len((tmp_path / "run" / "requests.jsonl").read_text().splitlines()) == 400
 
 
-def test_where_n_is_too_small_there_is_no_number():
+def test_no_number_is_shown_if_n_is_too_small():
     text = format_report(make_result(make_records(58)))
     row = next(line for line in text.splitlines() if line.startswith("ttft "))
     assert row.count("n too small") == 2  # p95 and p99; p90 needs 29
@@ -287,7 +285,7 @@ def test_where_n_is_too_small_there_is_no_number():
 
 def test_a_run_of_failures_has_a_report():
     text = format_report(make_result(make_records(20, cause="http 503")))
-    assert "20 of 20 (20 http 503)" in text and "no steady part" in text
+    assert "20 of 20 (20 http 503)" in text and "no steady window" in text
     assert not math.isnan(make_result(make_records(20, cause="http 503")).metrics.whole.tok_per_s)
 
 

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.load.answers import Chunk
-from labkit.load.records import RequestRecord
+from labkit.load.records import Chunk, RequestRecord
 from labkit.load.report import LoadResult
 from labkit.load.search import Bisection, estimate_share_interval, find_saturation, run_search
-from labkit.load.verdict import Verdict
+from labkit.load.verdict import ClientVerdict
 
 SLO = {"ttft_from_schedule": 0.5}
 
@@ -28,7 +27,7 @@ def make_records(waits, *, gap_s=0.1):
 
 def make_result(waits, *, is_valid=True):
     records = make_records(waits)
-    verdict = Verdict(is_valid, () if is_valid else ("send lag",), (), {})
+    verdict = ClientVerdict(is_valid, () if is_valid else ("send lag",), (), {})
     return LoadResult({}, {"loop": "open"}, records, None, verdict, SLO, "complete")
 
 
@@ -84,7 +83,7 @@ def test_the_search_finds_the_capacity():
     assert {trial.outcome for trial in found.trials} <= {"kept", "missed", "open"}
 
 
-def test_equality_with_the_share_is_no_promise():
+def test_exactly_the_share_stays_open():
     """1 % misses exactly: the interval holds 0.99 whatever the repeats, and what stays open is a no."""
     found = run_search(lambda rate, repeat: make_result([0.9] * 6 + [0.1] * 594), SLO, highest_per_s=1.0)
     assert found.rate_per_s == 0.0 and {trial.outcome for trial in found.trials} == {"open"}
@@ -114,7 +113,7 @@ def test_a_growing_queue_is_over_saturated_though_every_request_met_its_slo():
     assert {trial.num_runs for trial in found.trials} == {1}  # one run is enough
 
 
-def test_noise_and_a_failing_server_are_no_growing_queue():
+def test_noise_and_a_failing_server_are_not_a_growing_queue():
     generator = np.random.default_rng(1)
     for _ in range(20):
         assert find_saturation(make_records(generator.lognormal(0, 1, 300))) == ""

@@ -3,9 +3,9 @@
 On a noisy host the verdict INVALID is a legal outcome; a wrong number under the verdict "valid" is a failure.
 """
 
+import asyncio
 import contextlib
 import multiprocessing
-import time
 
 import numpy as np
 import pytest
@@ -13,11 +13,11 @@ import pytest
 from labkit.load.client import Limits, Target, run_client
 from labkit.load.loop import run_precise
 from labkit.load.metrics import measure_latency
-from labkit.load.schedules import draw_closed_plan, draw_open_plan
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import BOUNDS, check_client
 from labkit.servers.fake import load_stats, run_fake
-from labkit.servers.fake_script import FakePlan
+from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow
 
@@ -37,10 +37,12 @@ def test_case_1_on_the_wall_clock():
     errors = []
     with run_fake(FakePlan(ttft_s=0.1, itl_s=0.02)) as server:
         for _ in range(3):
-            plan = draw_open_plan("constant", rate_per_s=10, duration_s=2, prompt=4, output=16)
+            plan = draw_open_plan("constant", rate_per_s=20, duration_s=1, prompt=4, output=16)
             run, verdict = measure(server, plan)
             medians = [np.median(measure_latency(run.records, name)) for name in ("ttft", "icl", "tpot", "e2e")]
             errors.append(max(abs(np.array(medians) - [0.1, 0.02, 0.02, 0.4])) if verdict.is_valid else 0.0)
+            if errors[-1] < 0.005:  # the best of three
+                break
     assert min(errors) < 0.005
 
 
@@ -56,15 +58,33 @@ def test_case_12_two_hundred_requests_a_second():
 
 
 def test_case_14_three_hundred_streams_at_once():
+    """The server answers none of them before it has seen all of them."""
     plan = draw_closed_plan(num_clients=300, requests_per_client=1, prompt=4, output=4)
-    with run_fake(FakePlan(ttft_s=8.0, itl_s=0.01)) as server:
+    stop = asyncio.Event()
+
+    async def follow(server):
+        async def wait_for_all():
+            while (await asyncio.to_thread(load_stats, server))["num_open"] < 300:
+                await asyncio.sleep(0.02)
+            stop.set()
+
+        waiting = asyncio.create_task(wait_for_all())
+        run = await run_client(plan, Target(server.model), HttpTransport(server.base_url), stop=stop)
+        await waiting
+        return run
+
+    with run_fake(FakePlan(replies=(Reply((Step("stall"),)),))) as server:
+        run = run_precise(follow(server))
+        assert load_stats(server)["max_open"] == 300
+    assert [record.cause for record in run.records] == ["interrupted"] * 300
+    with run_fake(FakePlan(ttft_s=0.5, itl_s=0.01)) as server:
         run, _ = measure(server, plan)
-        stats = load_stats(server)
-    assert (stats["max_open"], stats["num_completed"]) == (300, 300)
+        assert load_stats(server)["num_completed"] == 300
     assert {record.cause for record in run.records} == {""}
 
 
-def burn():
+def burn(is_up):
+    is_up.release()
     while True:
         pass
 
@@ -73,10 +93,13 @@ def burn():
 def busy_cores(num):
     """So many processes that do nothing but use a core."""
     context = multiprocessing.get_context("spawn")
-    hogs = [context.Process(target=burn, daemon=True) for _ in range(num)]
+    is_up = context.Semaphore(0)
+    hogs = [context.Process(target=burn, args=(is_up,), daemon=True) for _ in range(num)]
     for hog in hogs:
         hog.start()
     try:
+        for _ in hogs:
+            is_up.acquire()
         yield
     finally:
         for hog in hogs:
@@ -90,7 +113,6 @@ def test_never_wrong_and_valid(num_busy):
     truth = {"ttft": 0.0837, "icl": 0.0173, "tpot": 0.0173}
     plan = draw_open_plan("poisson", rate_per_s=50, duration_s=6, prompt=16, output=12, seed=11)
     with run_fake(FakePlan(ttft_s=truth["ttft"], itl_s=truth["icl"])) as server, busy_cores(num_busy):
-        time.sleep(0.5)
         run, verdict = measure(server, plan)
         noticed_s, late_s = find_server_delay(run, load_stats(server))
     assert {record.cause for record in run.records} == {""} and len(run.records) > 200

@@ -1,3 +1,5 @@
+"""Every figure: its look, its finding and its text alternative; samples, predictions and ratios."""
+
 import math
 import re
 from pathlib import Path
@@ -8,13 +10,21 @@ import pytest
 
 from labkit import plots
 from labkit.errors import LabkitError
-from labkit.plots import look, plot_prediction, plot_token_stream
-from labkit.plots.calibration import plot_calibration
-from labkit.plots.curves import plot_curves, plot_scaling
-from labkit.plots.measuring import plot_ratios
-from labkit.plots.roofline import Point, Roof, plot_roofline
-from labkit.plots.steps import plot_step_costs
-from labkit.plots.timeline import plot_memory
+from labkit.plots import (
+    Roof,
+    RooflinePoint,
+    look,
+    plot_calibration,
+    plot_curves,
+    plot_memory,
+    plot_prediction,
+    plot_ratios,
+    plot_roofline,
+    plot_scaling,
+    plot_step_costs,
+    plot_time_order,
+    plot_token_stream,
+)
 from labkit.progress.calibration import Calibration
 from labkit.progress.state import Prediction
 
@@ -54,7 +64,7 @@ def test_backgrounds_are_transparent_so_that_both_themes_work():
         assert figure.layout.paper_bgcolor == figure.layout.plot_bgcolor == "rgba(0,0,0,0)"
 
 
-def test_a_long_title_goes_on_in_a_second_line_with_room_for_it():
+def test_a_long_title_continues_in_a_second_line_with_room_for_it():
     title = "The first token comes after 17.8 ms, each next one about 10.3 ms later, whatever the prompt's length is"
     figure = plots.plot_samples({"a": [1.0]}, unit="s", title=title)
     lines = figure.layout.title.text.split("<br>")
@@ -85,8 +95,7 @@ def test_marks_and_text_stand_out_in_both_themes_of_jupyterlab(page):
 
 def test_every_figure_of_the_course_takes_its_colours_from_the_look():
     known = {colour.upper() for colour in (look.ESTIMATE, look.MEASURED, look.NEUTRAL, *look.MORE)}
-    figures = [path for path in Path(look.__file__).parent.glob("*.py") if not path.stem.endswith("_page")]
-    for path in figures:  # a page around a figure has its own paper
+    for path in Path(look.__file__).parent.glob("*.py"):
         found = {colour.upper() for colour in re.findall(r"#[0-9A-Fa-f]{6}", path.read_text(encoding="utf-8"))}
         assert found <= known, f"{path.name}: {found - known}"
 
@@ -97,7 +106,7 @@ def test_the_stream_counts_tokens_from_one():
     assert list(figure.data[0].y) == [1, 2, 3]
 
 
-def test_every_sample_is_a_dot_and_the_interval_stands_beside_it():
+def test_every_sample_is_a_dot_beside_the_interval():
     values = [10.0, 11.0, 12.0, 13.0, 14.0, 15.0]
     dots, median = plots.plot_samples({"a": values}, unit="s", title="t").data
     assert list(dots.x) == values
@@ -106,7 +115,7 @@ def test_every_sample_is_a_dot_and_the_interval_stands_beside_it():
     assert (median.error_x.arrayminus[0], median.error_x.array[0]) == (2.5, 2.5)
 
 
-def test_too_few_samples_are_said_to_have_no_interval():
+def test_the_figure_says_that_too_few_samples_have_no_interval():
     figure = plots.plot_samples({"a": [1.0, 2.0]}, unit="s", title="t")
     assert "n too small" in plots.format_alternative(figure)
     assert "n = 2" in figure.layout.yaxis.ticktext[0]
@@ -119,7 +128,7 @@ def test_estimate_and_measurement_have_their_own_colours():
     assert colours["sample"] == plots.MEASURED
 
 
-def test_the_labels_under_the_mouse_are_words_with_units():
+def test_hover_labels_are_words_with_units():
     figure = plots.plot_prediction([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], predicted=2.0, unit="tok/s", title="t")
     labels = {trace.name: trace.hovertemplate for trace in figure.data}
     assert labels["median and 95 % interval"].startswith("median 3.50 tok/s (1.00 to 6.00)")
@@ -133,7 +142,7 @@ def test_a_skipped_prediction_draws_nothing_and_says_so():
     assert "No prediction was made" in plots.format_alternative(figure)
 
 
-def test_a_figure_from_elsewhere_has_no_alternative_and_that_is_an_error():
+def test_a_figure_without_a_text_alternative_is_an_error():
     import plotly.graph_objects as go
 
     with pytest.raises(LabkitError, match="no text alternative"):
@@ -164,7 +173,7 @@ def _curves(points, **options):
         (lambda: plot_step_costs({}, {"a": {1: NAN}}, title="t"), "estimate of a must be finite and above 0"),
         (lambda: plot_roofline([Roof("r", 1e9, 0.0)], [], title="t"), "ceilings of r must be finite and above 0"),
         (lambda: plot_roofline([Roof("r", NAN, 1.0)], [], title="t"), "ceilings of r must be finite and above 0"),
-        (lambda: plot_roofline([], [Point("k", "n", 0.0, 1.0)], title="t"), "k, n must be finite and above 0"),
+        (lambda: plot_roofline([], [RooflinePoint("k", "n", 0.0, 1.0)], title="t"), "k, n must be finite and above 0"),
         (lambda: plot_token_stream([[0.1], [0.1, NAN]], title="t"), "token times of run 2 must be finite"),
         (lambda: plot_prediction([1.0], predicted=NAN, unit="s", title="t"), "prediction must be finite"),
         (lambda: plot_prediction([1.0], predicted="5", unit="s", title="t"), "prediction must be numbers"),
@@ -186,3 +195,51 @@ def test_a_position_of_0_is_drawn_on_a_linear_axis():
     assert figure.layout.xaxis.type != "log"  # a log axis has no place for it
     assert figure.layout.yaxis.type == "log"
     assert plot_step_costs({"a": {1: [0.1]}}, {}, title="t").layout.xaxis.type == "log"
+
+
+# Samples in order of time, and ratios
+
+SMALL = np.random.default_rng(0).normal(0.1, 0.01, 100_000).tolist()
+RUNS = {"empty": {}, "one row": {"plan": [("A", 0.5)]}, "100,000 rows": {"plan": [("A", x) for x in SMALL]}}
+RATIOS = {"empty": [], "one row": [(1.0, 0.9, 1.1)], "100,000 rows": [(x, x - 0.1, x + 0.1) for x in SMALL]}
+
+
+@pytest.mark.parametrize("case", ["empty", "one row", pytest.param("100,000 rows", marks=pytest.mark.slow)])
+def test_samples_in_time_and_ratios_build_and_survive_a_json_round_trip(case):
+    for figure in (
+        plot_time_order(RUNS[case], unit="s", title="A finding"),
+        plot_ratios(RATIOS[case], title="A finding"),
+    ):
+        assert plotly.io.from_json(figure.to_json()) == figure
+        assert figure.layout.title.text == "A finding"
+        assert plots.format_alternative(figure).startswith("A finding. ")
+
+
+def test_samples_are_in_order_of_time_with_one_panel_per_run():
+    runs = {"first": [("A", 1.0), ("B", 2.0), ("A", 3.0)], "second": [("B", 4.0)]}
+    figure = plot_time_order(runs, unit="s", title="t")
+    seen = {(trace.name, trace.yaxis): (list(trace.x), list(trace.y)) for trace in figure.data}
+    assert seen["A", "y"] == ([1, 3], [1.0, 3.0])
+    assert seen["B", "y"] == ([2], [2.0])
+    assert seen["B", "y2"] == ([1], [4.0])
+    assert figure.layout.yaxis.domain[0] > figure.layout.yaxis2.domain[1], "the first run is on top"
+    assert figure.layout.yaxis2.matches == "y", "both panels have the same scale"
+    assert figure.layout.yaxis.title.text == figure.layout.yaxis2.title.text == "s"
+    assert "first, A: n = 2, median 2.00 s" in plots.format_alternative(figure)
+
+
+def test_two_names_differ_in_colour_and_symbol():
+    figure = plot_time_order({"run": [("A", 1.0), ("B", 2.0)]}, unit="s", title="t")
+    first, second = (trace.marker for trace in figure.data)
+    assert first.color != second.color
+    assert first.symbol != second.symbol
+
+
+def test_only_intervals_that_exclude_one_are_highlighted():
+    ratios = [(1.0, 0.9, 1.1), (1.2, 1.05, 1.4), (0.9, 0.8, 1.0), (0.5, 0.4, 0.6)]
+    including, excluding = plot_ratios(ratios, title="t").data
+    assert list(including.x) == [1.0, 0.9], "an interval that ends at 1 includes it"
+    assert list(excluding.y) == [2, 4]
+    assert excluding.error_x.array == pytest.approx((0.2, 0.1))
+    assert excluding.error_x.arrayminus == pytest.approx((0.15, 0.1))
+    assert "4 comparisons, with 2 intervals that exclude 1" in plots.format_alternative(plot_ratios(ratios, title="t"))

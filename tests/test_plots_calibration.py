@@ -6,8 +6,7 @@ import numpy as np
 import plotly.io
 import pytest
 
-from labkit.plots import ESTIMATE, MEASURED, format_alternative
-from labkit.plots.calibration import plot_calibration
+from labkit.plots import ESTIMATE, MEASURED, format_alternative, plot_calibration
 from labkit.progress.calibration import Calibration, estimate_calibration, format_calibration
 from labkit.progress.course import Course, Lab
 from labkit.progress.state import Prediction, estimate_state
@@ -40,7 +39,7 @@ def test_each_measured_prediction_counts_once_with_its_sign():
     assert (calibration.n, calibration.num_skipped, calibration.num_late, calibration.num_signless) == (2, 0, 0, 0)
 
 
-def test_what_cannot_be_judged_is_counted_apart():
+def test_predictions_that_cannot_be_judged_are_counted_separately():
     state = state_of(
         ("prediction", "00.p1", None), ("measured", "00.p1", 50.0),  # skipped
         ("measured", "00.p2", 50.0), ("prediction", "00.p2", 50),  # late
@@ -112,7 +111,7 @@ def test_the_figure_shows_each_ratio_once_on_a_log_axis_around_the_line_of_equal
     assert list(dots.x) == [2.0, 0.5, 0.25] and dots.marker.color == ESTIMATE
     assert median.x[0] == pytest.approx(0.5)
     assert list(figure.layout.yaxis.ticktext) == ["00.p1", "00.p2", "00.p3", "median"]
-    assert figure.layout.title.text == "The middle prediction is 2.00 times too low (n = 3)"
+    assert figure.layout.title.text == "The median prediction is 2.00 times too low (n = 3)"
     assert "00.p3: predicted 2.50 tok/s, measured 10.0 tok/s, ratio 0.250" in format_alternative(figure)
 
 

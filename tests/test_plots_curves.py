@@ -1,4 +1,4 @@
-"""Curves of a sweep: every size of input, intervals that are those of the samples, and everything said in words too."""
+"""Curves of a sweep: inputs of every size, intervals that follow from the samples, and a text that says it all."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,14 @@ pytest.importorskip("plotly")
 
 import plotly.io  # noqa: E402
 
-from labkit.plots.curves import plot_curves, plot_scaling  # noqa: E402
-from labkit.plots.look import ESTIMATE, MEASURED, format_alternative  # noqa: E402
+from labkit.plots import (  # noqa: E402
+    ESTIMATE,
+    MEASURED,
+    format_alternative,
+    plot_curves,
+    plot_scaling,
+    plot_step_costs,
+)
 from labkit.regimes import fit_regimes  # noqa: E402
 
 STEPS = {b: [t * f for f in (0.97, 1.0, 1.02, 1.05)] for b, t in zip((1, 2, 4, 8, 16, 32, 64),
@@ -46,9 +52,9 @@ def test_a_scaling_figure_of_any_size_is_built_and_survives_json(steps):
 
 @pytest.mark.slow
 def test_a_scaling_figure_of_100_000_rows_is_built_and_survives_json():
-    figure = plot_scaling({k: [0.001 * k, 0.0011 * k] for k in range(1, 100_001)}, title="It bends")
+    figure = plot_scaling({k: [0.001 * k, 0.0011 * k] * 50 for k in range(1, 1001)}, title="It bends")
     assert rebuild(figure) == figure
-    assert len(figure.data[0].x) == 100_000
+    assert len(figure.data[0].x) == 1000 and set(figure.data[0].customdata) == {100}
 
 
 def test_a_point_is_the_geometric_mean_with_its_t_interval():
@@ -59,15 +65,15 @@ def test_a_point_is_the_geometric_mean_with_its_t_interval():
     assert curve.y[0] == pytest.approx(np.exp(logs.mean()))
     assert curve.y[0] + curve.error_y.array[0] == pytest.approx(np.exp(oracle.high), rel=1e-6)
     assert curve.y[0] - curve.error_y.arrayminus[0] == pytest.approx(np.exp(oracle.low), rel=1e-6)
-    assert "n = 3 a point" in format_alternative(figure)
+    assert "n = 3 per point" in format_alternative(figure)
 
 
-def test_one_sample_has_no_interval_and_none_is_invented():
+def test_one_sample_has_no_interval():
     (curve,) = plot_curves({"a": {4: [90.0]}}, **LABELS).data
     assert (curve.error_y.array[0], curve.error_y.arrayminus[0]) == (0, 0)
 
 
-def test_points_stand_in_the_order_of_x_on_an_axis_that_names_what_was_measured():
+def test_points_are_in_order_of_x_and_the_measured_values_are_the_ticks():
     figure = plot_curves({"a": {4: [2.0], 1: [1.0], 16: [3.0]}}, **LABELS)
     assert list(figure.data[0].x) == [1, 4, 16]
     assert figure.layout.xaxis.type == "log"
@@ -92,7 +98,7 @@ def test_throughput_is_batch_over_time_and_both_panels_have_units():
     assert "tok/s" in figure.layout.yaxis2.title.text and "ms" in figure.layout.yaxis.title.text
 
 
-def test_fit_knee_limit_and_sweet_spot_are_drawn_and_said():
+def test_fit_knee_limit_and_sweet_spot_are_drawn_and_described():
     fit = fit_regimes(STEPS, shape="sum")
     figure = plot_scaling(STEPS, title="It bends", fit=fit, limit_s=0.02, sweet_spot=16)
     said = format_alternative(figure)
@@ -108,10 +114,64 @@ def test_fit_knee_limit_and_sweet_spot_are_drawn_and_said():
 
 
 @pytest.mark.parametrize(("curve", "words"), [(lambda b: 0.008, "flat to the end"),
-                                              (lambda b: 0.001 * b, "linear from the beginning")])  # fmt: skip
-def test_a_knee_that_is_not_there_is_not_drawn(curve, words):
+                                              (lambda b: 0.001 * b, "linear from the start")])  # fmt: skip
+def test_without_a_knee_none_is_drawn(curve, words):
     steps = {b: [curve(b), 1.01 * curve(b)] for b in STEPS}
     figure = plot_scaling(steps, title="No bend", fit=fit_regimes(steps), limit_s=0.0001)
     assert not [shape for shape in figure.layout.shapes if shape.type == "rect"]
     assert f"no knee within the sweep: {words}" in format_alternative(figure)
-    assert "no batch size keeps the limit" in format_alternative(figure)
+    assert "no batch size meets the limit" in format_alternative(figure)
+
+
+# The cost of a step by position
+
+STEP_COSTS = {"without cache": {16: [0.010, 0.012, 0.011, 0.013, 0.012, 0.011]}, "with cache": {16: [0.002], 512: []}}
+STEP_ESTIMATES = {"without cache": {16: 0.008, 512: 0.2}, "with cache": {16: 0.0005}}
+STEP_CASES = {
+    "empty": ({}, {}),
+    "empty steps": ({"a": {}}, {"a": {}}),
+    "one row": ({"a": {16: [0.01]}}, {}),
+    "100,000 rows": ({"a": {k: [0.01 * k] * 100 for k in range(1, 1001)}}, {"a": dict.fromkeys(range(1, 101), 0.01)}),
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("100") else []) for name in STEP_CASES]
+)
+def test_the_costs_of_steps_are_built_and_survive_json(case):
+    figure = plot_step_costs(*STEP_CASES[case], title="A finding")
+    assert rebuild(figure) == figure
+    assert figure.layout.title.text == "A finding"
+    assert format_alternative(figure).startswith("A finding. ")
+
+
+def test_every_sample_is_shown_in_milliseconds_with_its_median_and_interval():
+    figure = plot_step_costs(STEP_COSTS, STEP_ESTIMATES, title="t")
+    dots, middle = figure.data[0], figure.data[1]
+    assert list(dots.y) == pytest.approx([10, 12, 11, 13, 12, 11])
+    assert list(middle.y) == pytest.approx([11.5])
+    assert (middle.error_y.array[0], middle.error_y.arrayminus[0]) == pytest.approx((1.5, 1.5)), "n = 6 has an interval"
+    assert figure.data[3].error_y.array[0] == 0, "n = 1 has none"
+    assert "n = 0 to 1" in figure.data[3].name
+
+
+def test_estimate_and_measurement_of_one_name_share_the_dash_and_differ_in_colour():
+    traces = {
+        trace.name: trace
+        for trace in plot_step_costs(STEP_COSTS, STEP_ESTIMATES, title="t").data
+        if trace.showlegend is not False
+    }
+    estimate, measured = traces["with cache, estimate by FLOPs"], traces["with cache, measured (n = 0 to 1)"]
+    assert estimate.line.dash == measured.line.dash == "dash"
+    assert (estimate.line.color, measured.line.color) == (ESTIMATE, MEASURED)
+    assert list(estimate.y) == pytest.approx([0.5])
+
+
+def test_the_positions_are_written_below_the_axis_and_in_the_text():
+    figure = plot_step_costs(STEP_COSTS, STEP_ESTIMATES, title="t")
+    assert list(figure.layout.xaxis.ticktext) == ["16", "512"]
+    assert figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+    text = format_alternative(figure)
+    assert "without cache after 16 tokens: median 11.5 ms (10.0 to 13.0), n = 6" in text
+    assert "with cache after 16 tokens: median 2.00 ms (n too small), n = 1" in text
+    assert "without cache after 512 tokens: estimate 200 ms" in text

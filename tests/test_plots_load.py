@@ -11,15 +11,18 @@ pytest.importorskip("plotly")
 
 import plotly.io  # noqa: E402
 
-from labkit.load.answers import Chunk  # noqa: E402
 from labkit.load.metrics import estimate_metrics  # noqa: E402
-from labkit.load.records import RequestRecord  # noqa: E402
+from labkit.load.records import Chunk, RequestRecord  # noqa: E402
 from labkit.load.report import LoadResult  # noqa: E402
-from labkit.load.search import Trial  # noqa: E402
-from labkit.load.verdict import Verdict  # noqa: E402
-from labkit.plots.load import plot_in_flight, plot_latency_shares, plot_rate_search, plot_waits  # noqa: E402
-from labkit.plots.load_page import format_load_page, save_load_page  # noqa: E402
-from labkit.plots.look import format_alternative  # noqa: E402
+from labkit.load.verdict import ClientVerdict  # noqa: E402
+from labkit.plots import (  # noqa: E402
+    format_alternative,
+    plot_in_flight,
+    plot_latency_shares,
+    plot_waits,
+    save_load_page,
+)
+from labkit.plots.load import format_load_page  # noqa: E402
 
 
 def make_records(num):
@@ -44,12 +47,10 @@ def rows(num):
     return make_records(num)
 
 
-TRIALS = [Trial(2.0**k, "kept" if k < 5 else "missed", 600 if k < 5 else 500, 600, 1, 0) for k in range(8)]
 PLOTS = {
     "waits": lambda num: plot_waits(rows(num), slo_s=0.5),
     "shares": lambda num: plot_latency_shares(rows(num), ("ttft", "icl", "e2e")),
     "in flight": lambda num: plot_in_flight(rows(num)),
-    "search": lambda num: plot_rate_search((TRIALS * 20_000)[:num]),
 }
 
 
@@ -71,13 +72,12 @@ def test_what_the_figures_say():
     three = RequestRecord(2, 2.0, 2.0, 3.0, chunks=(Chunk(3.0, 1),), num_output_tokens=1)
     figure = plot_in_flight([one, two, three])
     assert list(figure.data[0].y) == [1, 2, 1, 0, 1, 0]  # at 2 s one ends before the next begins
-    assert "up to 16 requests" in plot_rate_search(TRIALS).layout.title.text
 
 
 def make_result(num):
     records = tuple(make_records(num))
     plan = {"loop": "open", "name": "poisson </script><b>"}
-    verdict = Verdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
+    verdict = ClientVerdict(True, (), ("a remark",), {"lag_p50_s": 0.001})
     metrics = estimate_metrics(records, slo={"ttft_from_schedule": 0.5})
     return LoadResult({"url": "http://h"}, plan, records, metrics, verdict, {"ttft_from_schedule": 0.5}, "complete")
 

@@ -5,22 +5,20 @@ import plotly.io
 import pytest
 
 from labkit import plots
-from labkit.ceilings.bandwidth import Cache
-from labkit.ceilings.rate import Rate
-from labkit.plots.look import ESTIMATE, MEASURED
-from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
+from labkit.ceilings import CacheLevel, MeasuredCeiling
+from labkit.plots import ESTIMATE, MEASURED, Roof, RooflinePoint, plot_bandwidth, plot_roofline
 
 ROOF = Roof("this machine", flop_per_s=90e9, byte_per_s=20e9)
-POINT = Point("decode", "batch 1", 0.5, 4e9, low=3e9, high=4.5e9, limit_flop_per_s=9e9)
+POINT = RooflinePoint("decode", "batch 1", 0.5, 4e9, low=3e9, high=4.5e9, limit_flop_per_s=9e9)
 
 
 def make_points(n):
     draw = np.random.default_rng(0)
-    return [Point("decode", f"p{k}", float(x), float(x) * 1e9) for k, x in enumerate(draw.uniform(0.5, 50, n))]
+    return [RooflinePoint("decode", f"p{k}", float(x), float(x) * 1e9) for k, x in enumerate(draw.uniform(0.5, 50, n))]
 
 
 def make_rates(n):
-    return [Rate("copy", "B/s", (1e9, 2e9, 3e9, 1e9, 2e9, 3e9), 65536 + 64 * k) for k in range(n)]
+    return [MeasuredCeiling("copy", "B/s", (1e9, 2e9, 3e9, 1e9, 2e9, 3e9), 65536 + 64 * k) for k in range(n)]
 
 
 @pytest.mark.parametrize("n", [0, 1, pytest.param(100_000, marks=pytest.mark.slow)])
@@ -28,14 +26,14 @@ def test_every_figure_builds_and_survives_a_json_round_trip(n):
     rates = make_rates(n)
     for figure in (
         plot_roofline([ROOF] if n else [], make_points(n), title="A finding"),
-        plot_bandwidth(rates, caches=(Cache(2, 2**19),), title="A finding"),
+        plot_bandwidth(rates, caches=(CacheLevel(2, 2**19),), title="A finding"),
     ):
         assert plotly.io.from_json(figure.to_json()) == figure
         assert figure.layout.title.text == "A finding"
         assert plots.format_alternative(figure).startswith("A finding. ")
 
 
-def test_a_roof_is_a_slope_that_ends_at_the_ridge():
+def test_a_roof_is_a_slope_up_to_the_ridge():
     published = Roof("published", flop_per_s=112e9, byte_per_s=200e9, is_measured=False)
     figure = plot_roofline([ROOF, published], [POINT], title="t")
     mine, theirs = figure.data[:2]
@@ -48,8 +46,8 @@ def test_a_roof_is_a_slope_that_ends_at_the_ridge():
     assert mine.x[0] < 0.5 < mine.x[2], "the lines reach past the points"
 
 
-def test_points_carry_their_interval_and_the_ceiling_that_binds():
-    figure = plot_roofline([ROOF], [POINT, Point("prefill", "512 tokens", 60.0, 50e9)], title="t")
+def test_points_have_their_interval_and_their_binding_ceiling():
+    figure = plot_roofline([ROOF], [POINT, RooflinePoint("prefill", "512 tokens", 60.0, 50e9)], title="t")
     decode, prefill, limits = figure.data[1:]
     assert (decode.x[0], decode.y[0]) == (0.5, 4e9)
     assert decode.name == "decode, measured"
@@ -63,10 +61,10 @@ def test_points_carry_their_interval_and_the_ceiling_that_binds():
     assert "ridge at 4.5 FLOP/byte" in said
 
 
-def test_bandwidth_stands_over_the_working_set_with_the_caches_that_it_crosses():
-    rates = [Rate("copy", "B/s", tuple(x * 1e9 for x in (20, 21, 22, 23, 24, 25)), 2**27),
-             Rate("copy", "B/s", (90e9, 91e9), 2**17)]  # fmt: skip
-    caches = (Cache(1, 2**15), Cache(2, 2**19), Cache(3, 2**25))
+def test_bandwidth_is_drawn_over_the_working_set_with_the_caches_in_its_range():
+    rates = [MeasuredCeiling("copy", "B/s", tuple(x * 1e9 for x in (20, 21, 22, 23, 24, 25)), 2**27),
+             MeasuredCeiling("copy", "B/s", (90e9, 91e9), 2**17)]  # fmt: skip
+    caches = (CacheLevel(1, 2**15), CacheLevel(2, 2**19), CacheLevel(3, 2**25))
     figure = plot_bandwidth(rates, caches=caches, working_set_bytes=44e6, title="t")
     (line,) = figure.data
     assert list(line.x) == [2**17, 2**27]

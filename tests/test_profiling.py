@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.errors import LabkitError
-from labkit.profiling import nsight, puzzle, trace
-from labkit.profiling.events import Event, measure_depths, measure_idle, measure_self_times, measure_table
+from labkit.profiling import chrome_trace, nsight, profiler, puzzle
+from labkit.profiling.events import ProfilerEvent, measure_depths, measure_idle, measure_self_times, measure_table
 from labkit.progress import append_event
 
 # Self and total time
@@ -29,7 +29,7 @@ def trees(draw):
             begin = draw(st.integers(at, end))
             stop = draw(st.integers(begin, end))
             if stop > begin:
-                found.append(Event(draw(st.sampled_from("abc")), begin, stop, thread=thread))
+                found.append(ProfilerEvent(draw(st.sampled_from("abc")), begin, stop, thread=thread))
                 if depth < 4 and stop - begin < end - start:
                     fill(begin, stop, depth + 1, thread)
             at = max(stop, begin + 1)
@@ -79,9 +79,12 @@ def test_depth_is_the_number_of_events_around(events):
 
 
 def test_a_small_tree_by_hand():
-    events = [Event("linear", 0.0, 10.0), Event("matmul", 1.0, 8.0), Event("mm", 2.0, 7.0), Event("add", 8.0, 9.0),
-              Event("linear", 10.0, 11.0), Event("mm", 3.0, 4.0, thread=1)]  # fmt: skip
-    events += [Event("div_", 20.0, 22.0), Event("div_", 20.5, 21.0)]  # a wrapper and what it wraps are one call
+    calls = [("linear", 0.0, 10.0), ("matmul", 1.0, 8.0), ("mm", 2.0, 7.0), ("add", 8.0, 9.0), ("linear", 10.0, 11.0)]
+    events = [*(ProfilerEvent(*call) for call in calls), ProfilerEvent("mm", 3.0, 4.0, thread=1)]
+    events += [
+        ProfilerEvent("div_", 20.0, 22.0),
+        ProfilerEvent("div_", 20.5, 21.0),
+    ]  # a wrapper and what it wraps are one call
     rows = {row.name: (row.num_calls, row.total_s, row.self_s) for row in measure_table(events)}
     assert rows == {"linear": (2, 11.0, 3.0), "mm": (2, 6.0, 6.0), "matmul": (1, 7.0, 2.0), "add": (1, 1.0, 1.0),
                     "div_": (1, 2.0, 2.0)}  # fmt: skip
@@ -89,16 +92,18 @@ def test_a_small_tree_by_hand():
     assert measure_depths(events) == [0, 1, 2, 1, 0, 0, 0, 1]
 
 
-def test_a_call_of_the_same_name_with_company_is_a_call_of_its_own_as_in_torchs_table():
-    rows = measure_table([Event("arange", 0.0, 8.0), Event("arange", 1.0, 4.0), Event("resize_", 5.0, 6.0)])
+def test_a_call_inside_one_of_the_same_name_counts_unless_it_is_the_only_child():
+    rows = measure_table(
+        [ProfilerEvent("arange", 0.0, 8.0), ProfilerEvent("arange", 1.0, 4.0), ProfilerEvent("resize_", 5.0, 6.0)]
+    )
     assert [(row.name, row.num_calls, row.total_s, row.self_s) for row in rows] == [
         ("arange", 2, 11.0, 7.0),
         ("resize_", 1, 1.0, 1.0),
     ]
 
 
-def test_a_child_that_outlasts_its_parent_by_a_rounding_takes_no_more_than_there_is():
-    own = measure_self_times([Event("parent", 0.0, 1.0), Event("child", 0.5, 1.000001)])
+def test_a_child_that_ends_after_its_parent_counts_up_to_the_end_of_the_parent():
+    own = measure_self_times([ProfilerEvent("parent", 0.0, 1.0), ProfilerEvent("child", 0.5, 1.000001)])
     assert own[0] == pytest.approx(0.5)
     assert measure_self_times([]) == []
 
@@ -121,7 +126,7 @@ def test_idle_time_equals_counting_second_by_second(parts):
 def test_overlapping_nested_and_outlying_intervals_by_hand():
     idle = measure_idle([(6.0, 8.0), (1.0, 4.0), (2.0, 3.0), (-3.0, 0.5), (7.0, 7.5)], start_s=0.0, end_s=10.0)
     assert idle.gaps == ((0.5, 1.0), (4.0, 6.0), (8.0, 10.0))
-    assert (idle.idle_s, idle.fraction, idle.longest_s) == (4.5, 0.45, 2.0)
+    assert (idle.idle_s, idle.fraction) == (4.5, 0.45)
     assert measure_idle([], start_s=1.0, end_s=3.0).fraction == 1.0
     assert measure_idle([(0, 9)], start_s=1.0, end_s=3.0).gaps == ()
     assert measure_idle([(5, 6)], start_s=1.0, end_s=3.0).fraction == 1.0
@@ -158,25 +163,25 @@ TRACE_SCHEMA = {
     },
 }
 EVENTS = [
-    Event("0", 5.0, 5.01, "step", 1, 0),
-    Event("aten::linear", 5.001, 5.004, "operator", 1, 0),
-    Event("aten::mm", 5.002, 5.003, "operator", 1, 0),
-    Event('odd "name" ü', 5.0025, 5.0026, "kernel", "stream 7", None),
+    ProfilerEvent("0", 5.0, 5.01, "step", 1, 0),
+    ProfilerEvent("aten::linear", 5.001, 5.004, "operator", 1, 0),
+    ProfilerEvent("aten::mm", 5.002, 5.003, "operator", 1, 0),
+    ProfilerEvent('odd "name" ü', 5.0025, 5.0026, "kernel", "stream 7", None),
 ]
 
 
 @pytest.mark.parametrize("name", ["profile.json", "profile.json.gz"])
 def test_a_trace_matches_the_format_and_reads_back(tmp_path, name):
-    path = trace.save_trace(EVENTS, tmp_path / "sub" / name)
+    path = chrome_trace.save_chrome_trace(EVENTS, tmp_path / "sub" / name)
     raw = gzip.decompress(path.read_bytes()) if name.endswith(".gz") else path.read_bytes()
     content = json.loads(raw)
     jsonschema.validate(content, TRACE_SCHEMA)
-    assert trace.check_trace(content) == []
+    assert chrome_trace.check_chrome_trace(content) == []
     names = {
         (row["pid"], row["tid"]): row["args"]["name"] for row in content["traceEvents"] if row["name"] == "thread_name"
     }
     assert "stream 7" in names.values(), "the viewers show the name of each row"
-    back = trace.load_trace(path)
+    back = chrome_trace.load_chrome_trace(path)
     assert [(e.name, e.kind, e.thread, e.step) for e in back] == [(e.name, e.kind, e.thread, e.step) for e in EVENTS]
     for mine, read in zip(EVENTS, back, strict=True):
         assert read.start_s == pytest.approx(mine.start_s - 5.0, abs=1e-9)
@@ -184,7 +189,7 @@ def test_a_trace_matches_the_format_and_reads_back(tmp_path, name):
 
 
 def test_host_and_gpu_are_two_processes_with_names_and_without_kernels_there_is_one():
-    rows = trace.format_trace(EVENTS)["traceEvents"]
+    rows = chrome_trace.format_chrome_trace(EVENTS)["traceEvents"]
     process = {row["args"]["name"]: row["pid"] for row in rows if row["name"] == "process_name"}
     assert set(process) == {"host", "GPU"}
     assert {row["name"]: row["pid"] for row in rows if row["ph"] == "X"} == {
@@ -192,49 +197,53 @@ def test_host_and_gpu_are_two_processes_with_names_and_without_kernels_there_is_
         'odd "name" ü': process["GPU"],
     }  # fmt: skip
     only = [
-        row["args"]["name"] for row in trace.format_trace(EVENTS[:3])["traceEvents"] if row["name"] == "process_name"
+        row["args"]["name"]
+        for row in chrome_trace.format_chrome_trace(EVENTS[:3])["traceEvents"]
+        if row["name"] == "process_name"
     ]
     assert only == ["host"]
 
 
-def test_a_bare_name_is_saved_beside_the_records_and_any_other_where_it_says(tmp_path, monkeypatch):
+def test_a_name_without_a_folder_is_saved_beside_the_records(tmp_path, monkeypatch):
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
-    assert trace.save_trace(EVENTS, "bare.json") == tmp_path / "runs" / "bare.json"
-    assert trace.save_trace(EVENTS, tmp_path / "a" / "b" / "deep.json") == tmp_path / "a" / "b" / "deep.json"
-    assert len(trace.load_trace(tmp_path / "a" / "b" / "deep.json")) == len(EVENTS)
+    assert chrome_trace.save_chrome_trace(EVENTS, "bare.json") == tmp_path / "runs" / "bare.json"
+    assert (
+        chrome_trace.save_chrome_trace(EVENTS, tmp_path / "a" / "b" / "deep.json") == tmp_path / "a" / "b" / "deep.json"
+    )
+    assert len(chrome_trace.load_chrome_trace(tmp_path / "a" / "b" / "deep.json")) == len(EVENTS)
 
 
 def test_a_trace_may_be_a_bare_list_of_events(tmp_path):
     path = tmp_path / "list.json"
     path.write_text(json.dumps([{"ph": "X", "name": "x", "ts": 2, "dur": 3, "pid": 1, "tid": 4, "cat": "cpu_op"}]))
-    assert trace.load_trace(path) == (Event("x", 2e-6, 5e-6, "operator", 4, None),)
+    assert chrome_trace.load_chrome_trace(path) == (ProfilerEvent("x", 2e-6, 5e-6, "operator", 4, None),)
 
 
-def test_an_empty_trace_is_one_too(tmp_path):
-    assert trace.load_trace(trace.save_trace([], tmp_path / "empty.json")) == ()
+def test_an_empty_trace_is_valid(tmp_path):
+    assert chrome_trace.load_chrome_trace(chrome_trace.save_chrome_trace([], tmp_path / "empty.json")) == ()
 
 
 @pytest.mark.parametrize(("content", "phrase"), [
-    ({}, "no list traceEvents"),
-    ({"traceEvents": [{"name": "x"}]}, "no phase"),
+    ({}, "no list `traceEvents`"),
+    ({"traceEvents": [{"name": "x"}]}, "no one-letter phase"),
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "pid": 1, "tid": 1}]}, "no dur"),
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "dur": -1, "pid": 1, "tid": 1}]}, "ends before"),
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": "1", "dur": 1, "pid": 1, "tid": 1}]}, "no ts"),
     ({"traceEvents": [{"ph": "X", "name": "x", "ts": 1, "dur": 1}]}, "no pid"),
 ])  # fmt: skip
-def test_what_is_no_trace_is_refused_with_the_reason(tmp_path, content, phrase):
+def test_an_invalid_trace_is_refused_with_the_reason(tmp_path, content, phrase):
     path = tmp_path / "bad.json"
     path.write_text(json.dumps(content))
     with pytest.raises(LabkitError, match=phrase):
-        trace.load_trace(path)
+        chrome_trace.load_chrome_trace(path)
 
 
-def test_a_file_that_is_cut_short_or_missing_is_a_sentence(tmp_path):
+def test_a_truncated_or_missing_file_is_refused_with_a_sentence(tmp_path):
     path = tmp_path / "cut.json"
     path.write_text('{"traceEvents": [')
     for bad in (path, tmp_path / "none.json"):
-        with pytest.raises(LabkitError, match="no readable trace"):
-            trace.load_trace(bad)
+        with pytest.raises(LabkitError, match="not a readable trace"):
+            chrome_trace.load_chrome_trace(bad)
 
 
 # Nsight: made-up files in the documented layout of columns
@@ -289,14 +298,14 @@ def test_a_text_is_read_like_a_file():
     assert nsight.load_nsys_csv(APIS, report="cuda_api_sum")[0].num_calls == 3
 
 
-def test_a_table_without_rows_or_calls_is_no_error(tmp_path):
+def test_a_table_without_rows_or_calls_is_valid(tmp_path):
     header, zero = APIS.splitlines()[0], "0.0,0,0,0.0,0.0,0,0,0.0,cudaFree"
     assert nsight.load_nsys_csv(write(tmp_path, header + "\n"), report="cuda_api_sum") == ()
     (row,) = nsight.load_nsys_csv(str(write(tmp_path, f"\ufeff{header}\n{zero}\n")), report="cuda_api_sum")
     assert (row.num_calls, row.total_s, row.mean_s, row.fraction) == (0, 0.0, 0.0, 0.0)
 
 
-def test_the_unit_of_time_is_the_headers(tmp_path):
+def test_the_unit_of_time_comes_from_the_header(tmp_path):
     text = APIS.replace("(ns)", "(us)")
     assert nsight.load_nsys_csv(write(tmp_path, text), report="cuda_api_sum")[0].total_s == pytest.approx(600e-6)
     with pytest.raises(LabkitError, match="unit"):
@@ -308,10 +317,10 @@ def test_the_unit_of_time_is_the_headers(tmp_path):
     (KERNELS, "cuda_api_sum", "looks like cuda_gpu_kern_sum"),
     ("a,b\n1,2\n", "cuda_api_sum", "no summary table"),
     ("", "cuda_api_sum", "no summary table"),
-    (APIS.replace("600", "many"), "cuda_api_sum", "no row of numbers"),
-    (APIS, "gpu_sum", "no reader for the report 'gpu_sum'"),
+    (APIS.replace("600", "many"), "cuda_api_sum", "not a row of numbers"),
+    (APIS, "gpu_sum", "the report 'gpu_sum' cannot be read"),
 ])  # fmt: skip
-def test_a_wrong_file_is_named_and_the_next_step_said(tmp_path, text, report, phrase):
+def test_a_wrong_file_is_named_with_the_next_step(tmp_path, text, report, phrase):
     with pytest.raises(LabkitError, match=phrase) as caught:
         nsight.load_nsys_csv(write(tmp_path, text), report=report)
     assert caught.value.next_step
@@ -355,7 +364,7 @@ def test_an_sqlite_export_gives_kernels_gaps_and_api_calls(tmp_path):
 def test_a_wrong_database_is_named(tmp_path):
     with pytest.raises(LabkitError, match="no table StringIds"):
         nsight.load_nsys_sqlite(make_export(tmp_path / "a.sqlite", with_kernels=False, with_strings=False))
-    with pytest.raises(LabkitError, match="holds no kernels"):
+    with pytest.raises(LabkitError, match="has no kernels"):
         nsight.load_nsys_sqlite(make_export(tmp_path / "b.sqlite", with_kernels=False))
     small = make_export(tmp_path / "d.sqlite")
     base = sqlite3.connect(small)
@@ -364,7 +373,7 @@ def test_a_wrong_database_is_named(tmp_path):
     base.commit()
     base.close()
     assert {event.kind for event in nsight.load_nsys_sqlite(small)} == {"kernel"}, "only kernels were recorded"
-    with pytest.raises(LabkitError, match="no SQLite export"):
+    with pytest.raises(LabkitError, match="not an SQLite export"):
         nsight.load_nsys_sqlite(
             write(tmp_path, "this is text, and long enough to be no empty database" * 20, "c.sqlite")
         )
@@ -374,16 +383,16 @@ def test_a_wrong_database_is_named(tmp_path):
 
 def test_recorded_tables_are_found_by_their_report_and_there_may_be_none(tmp_path, monkeypatch):
     monkeypatch.setattr(nsight, "find_course_root", lambda: tmp_path)
-    assert nsight.load_recorded(lab="11") == {}
+    assert nsight.load_recorded_tables(lab="11") == {}
     folder = tmp_path / "data" / "recorded" / "11"
     folder.mkdir(parents=True)
     write(folder, KERNELS, "h100_cuda_gpu_kern_sum.csv")
     write(folder, APIS, "h100_cuda_api_sum.csv")
-    assert {name: rows[0].name for name, rows in nsight.load_recorded(lab="11").items()} == {"h100": "gemv"}
-    assert list(nsight.load_recorded(lab="11", report="cuda_api_sum")) == ["h100"]
+    assert {name: rows[0].name for name, rows in nsight.load_recorded_tables(lab="11").items()} == {"h100": "gemv"}
+    assert list(nsight.load_recorded_tables(lab="11", report="cuda_api_sum")) == ["h100"]
 
 
-def test_the_commands_record_the_program_of_this_lab():
+def test_the_commands_record_the_program_of_this_package():
     text = nsight.format_commands(context_tokens=128, num_steps=7)
     assert "python -m labkit.profiling --context 128 --steps 7" in text
     for part in ("nsys profile", "--capture-range=cudaProfilerApi", "cuda_gpu_kern_sum,cuda_api_sum", "--type sqlite",
@@ -391,44 +400,40 @@ def test_the_commands_record_the_program_of_this_lab():
         assert part in text
 
 
-# Memory: the module loads without torch
+# Memory
 
 
 def test_the_categories_add_up_to_the_whole():
-    from labkit.profiling.memory import estimate_breakdown
-
-    parts = estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200, reserved_bytes=140)
+    parts = profiler.estimate_breakdown(
+        weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200, reserved_bytes=140
+    )
     assert parts == {"weights": 100, "kv_cache": 20, "activations": 5, "slack": 15, "rest": 60}
     assert sum(parts.values()) == 200
-    on_cpu = estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200)
+    on_cpu = profiler.estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=200)
     assert (on_cpu["slack"], on_cpu["rest"]) == (0, 75)
-    with pytest.raises(LabkitError, match="need 125 bytes, and 110 are used"):
-        estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=110)
+    with pytest.raises(LabkitError, match="need 125 bytes, but only 110 are in use"):
+        profiler.estimate_breakdown(weight_bytes=100, kv_bytes=20, activation_bytes=5, used_bytes=110)
 
 
-def test_a_whole_that_is_just_used_up_is_right_and_one_byte_less_or_a_negative_part_is_not():
-    from labkit.profiling.memory import estimate_breakdown
-
+def test_parts_may_use_up_the_whole_but_not_exceed_it_or_be_negative():
     sizes = {"weight_bytes": 100, "kv_bytes": 0, "activation_bytes": 5, "reserved_bytes": 140}
-    assert estimate_breakdown(**sizes, used_bytes=140)["rest"] == 0
-    with pytest.raises(LabkitError, match="need 140 bytes, and 139 are used") as caught:
-        estimate_breakdown(**sizes, used_bytes=139)
+    assert profiler.estimate_breakdown(**sizes, used_bytes=140)["rest"] == 0
+    with pytest.raises(LabkitError, match="need 140 bytes, but only 139 are in use") as caught:
+        profiler.estimate_breakdown(**sizes, used_bytes=139)
     assert caught.value.next_step
     for name in ("weight_bytes", "kv_bytes", "activation_bytes"):
         with pytest.raises(LabkitError):
-            estimate_breakdown(**sizes | {name: -1}, used_bytes=500)
-    # The peak of the activations may be over when the reserve is read: a negative slack is none.
-    assert estimate_breakdown(**sizes | {"reserved_bytes": 90}, used_bytes=200)["slack"] == 0
+            profiler.estimate_breakdown(**sizes | {name: -1}, used_bytes=500)
+    # The peak of the activations may be over when the reserve is read: slack is never negative.
+    assert profiler.estimate_breakdown(**sizes | {"reserved_bytes": 90}, used_bytes=200)["slack"] == 0
 
 
 def test_the_peak_is_the_highest_running_sum_after_the_beginning():
-    from labkit.profiling.memory import estimate_peak
-
     changes = [(1, 1000), (10, 50), (11, 30), (12, -50), (13, 40), (14, -70)]
-    assert estimate_peak(changes, begin_ns=10) == 80
-    assert estimate_peak(list(reversed(changes)), begin_ns=10) == 80, "by time, not by order"
-    assert estimate_peak([(1, 1000), (10, -400), (11, 100)], begin_ns=10) == 0
-    assert estimate_peak([]) == 0
+    assert profiler.estimate_peak(changes, begin_ns=10) == 80
+    assert profiler.estimate_peak(list(reversed(changes)), begin_ns=10) == 80, "by time, not by order"
+    assert profiler.estimate_peak([(1, 1000), (10, -400), (11, 100)], begin_ns=10) == 0
+    assert profiler.estimate_peak([]) == 0
 
 
 # The puzzle: which module
@@ -453,11 +458,12 @@ def test_the_slow_module_is_a_leaf_with_weights_in_a_layer_and_differs_between_l
 
 
 def test_the_learner_is_the_oldest_event_and_stays_the_same(tmp_path, monkeypatch):
-    first = puzzle.load_learner()  # a fresh home: an event is written, and counts from then on
+    first = puzzle.load_learner("99")  # a fresh home: an event is written, and counts from then on
     append_event("attempt", exercise="11.1", version=1, outcome="passed", sentence="")
-    assert puzzle.load_learner() == first
+    assert puzzle.load_learner("99") == first
+    assert puzzle.load_learner("98") != first, "another lab hides another module"
     monkeypatch.setenv("LABKIT_HOME", str(tmp_path / "another"))
-    assert puzzle.load_learner() != first
+    assert puzzle.load_learner("99") != first
 
 
 def test_a_model_without_layers_is_refused():
@@ -507,16 +513,14 @@ def make_profiler(*, is_old=False):
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_kernels_stand_on_their_stream_in_their_step_and_copies_of_ranges_are_left_out(is_old):
-    from labkit.profiling import run
-
-    events = run._read_events(make_profiler(is_old=is_old))
+def test_kernels_keep_their_stream_and_step_and_gpu_copies_of_ranges_are_left_out(is_old):
+    events = profiler._read_events(make_profiler(is_old=is_old))
     assert sorted((e.kind, e.name, e.thread, e.step) for e in events) == sorted([
         ("step", "0", 1, 0), ("module", "lm_head", 1, 0), ("operator", "aten::mm", 1, 0),
         ("runtime", "cudaLaunchKernel", 1, 0), ("kernel", "gemv", "stream 7", 0),
         ("step", "1", 1, 1), ("operator", "aten::mm", 1, 1), ("kernel", "gemv", "stream 7", 1),
     ])  # fmt: skip
-    profile = run.Profile(events, (4e-6, 3e-6), 2, "cuda:0")
+    profile = profiler.Profile(events, (4e-6, 3e-6), 2, "cuda:0")
     assert profile.measure_idle("kernel", step=0).fraction == pytest.approx(1 - 1000 / 4000)
     assert profile.measure_idle("kernel", step=1).fraction == pytest.approx(1 - 2000 / 3000)
     assert profile.measure_idle(step=1).fraction == pytest.approx(1 - 100 / 3000)
@@ -524,47 +528,39 @@ def test_kernels_stand_on_their_stream_in_their_step_and_copies_of_ranges_are_le
 
 
 def test_a_profile_without_a_step_is_refused():
-    from labkit.profiling import run
-
     empty = type("Results", (), {"events": lambda self: []})()
-    profiler = type("Profiler", (), {"profiler": type("Inner", (), {"kineto_results": empty})()})()
+    recorded = type("Profiler", (), {"profiler": type("Inner", (), {"kineto_results": empty})()})()
     with pytest.raises(LabkitError, match="no step"):
-        run._read_events(profiler)
+        profiler._read_events(recorded)
 
 
 @pytest.mark.parametrize(("name", "key"), [
     ("aten::mm", "mm"), ("aten::_to_copy", "to_copy"), ("aten::add_", "add"), ("flash::fwd__x", "flash_fwd_x"),
 ])  # fmt: skip
 def test_an_operator_becomes_a_part_of_a_key(name, key):
-    from labkit.profiling.run import format_key
-
-    assert format_key(name) == key
+    assert profiler.format_key(name) == key
 
 
 def test_on_a_gpu_the_slack_is_what_torch_reserved_and_the_rest_is_what_nvml_sees(monkeypatch):
-    from labkit.profiling import memory
-
     found = {"rss_bytes": 9, "torch_allocated_bytes": 130, "torch_reserved_bytes": 160, "nvml_used_bytes": 500}
-    monkeypatch.setattr(memory, "probe_memory", lambda *, gpu_index: found if gpu_index == 1 else {})
-    monkeypatch.setattr(memory, "measure_activation_peak", lambda function, *, device: 10)
-    monkeypatch.setattr(memory, "measure_weight_bytes", lambda model: 100)
-    parts = memory.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
+    monkeypatch.setattr(profiler, "probe_memory", lambda *, gpu_index: found if gpu_index == 1 else {})
+    monkeypatch.setattr(profiler, "measure_activation_peak", lambda function, *, device: 10)
+    monkeypatch.setattr(profiler, "measure_weight_bytes", lambda model: 100)
+    parts = profiler.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
     assert parts == {"weights": 100, "kv_cache": 30, "activations": 10, "slack": 20, "rest": 340}
     assert sum(parts.values()) == 500
     found["nvml_used_bytes"] = None
     with pytest.raises(LabkitError, match="cannot be read"):
-        memory.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
+        profiler.measure_breakdown(lambda: None, model=None, kv_bytes=30, device="cuda:1")
 
 
 @pytest.mark.parametrize(("resident_bytes", "weights"), [(60, 60), (0, 0), (None, 100)])
-def test_on_a_processor_only_resident_weights_are_a_part_of_the_resident_memory(monkeypatch, resident_bytes, weights):
-    from labkit.profiling import memory
-
+def test_on_a_cpu_only_resident_weights_are_part_of_the_resident_memory(monkeypatch, resident_bytes, weights):
     model = SimpleNamespace(parameters=list, buffers=list)
-    monkeypatch.setattr(memory, "probe_memory", lambda *, gpu_index: {"rss_bytes": 200})
-    monkeypatch.setattr(memory, "measure_activation_peak", lambda function, *, device: 10)
-    monkeypatch.setattr(memory, "measure_tensor_bytes", lambda tensors: (100, resident_bytes))
-    parts = memory.measure_breakdown(lambda: None, model=model, kv_bytes=30)
+    monkeypatch.setattr(profiler, "probe_memory", lambda *, gpu_index: {"rss_bytes": 200})
+    monkeypatch.setattr(profiler, "measure_activation_peak", lambda function, *, device: 10)
+    monkeypatch.setattr(profiler, "measure_tensor_bytes", lambda tensors: (100, resident_bytes))
+    parts = profiler.measure_breakdown(lambda: None, model=model, kv_bytes=30)
     assert parts == {"weights": weights, "kv_cache": 30, "activations": 10, "slack": 0, "rest": 160 - weights}
 
 
@@ -591,15 +587,15 @@ def small():
 @pytest.mark.slow
 def test_the_table_of_a_real_profile_equals_torchs_own(small):
     torch = pytest.importorskip("torch")
-    from labkit.profiling import run
-
     _, phases = small
     for work in (phases.run_prefill, phases.run_decode):
         activities = [torch.profiler.ProfilerActivity.CPU]
-        with torch.profiler.profile(activities=activities) as profiler, torch.profiler.record_function("step/0"):
+        with torch.profiler.profile(activities=activities) as recorded, torch.profiler.record_function("step/0"):
             work()
-        mine = {row.name: row for row in measure_table([e for e in run._read_events(profiler) if e.kind == "operator"])}
-        theirs = {row.key: row for row in profiler.key_averages() if row.key.startswith("aten::")}
+        mine = {
+            row.name: row for row in measure_table([e for e in profiler._read_events(recorded) if e.kind == "operator"])
+        }
+        theirs = {row.key: row for row in recorded.key_averages() if row.key.startswith("aten::")}
         assert mine.keys() == theirs.keys() and len(mine) > 10
         for name, row in theirs.items():
             assert mine[name].num_calls == row.count
@@ -609,11 +605,9 @@ def test_the_table_of_a_real_profile_equals_torchs_own(small):
 
 @pytest.mark.slow
 def test_a_profile_has_its_steps_and_ranges_and_leaves_no_hook(small):
-    from labkit.profiling import run_profile
-
     model, phases = small
     calls = []
-    profile = run_profile(lambda: calls.append(phases.run_decode()), num_steps=3, num_warmup=2, model=model)
+    profile = profiler.run_profile(lambda: calls.append(phases.run_decode()), num_steps=3, num_warmup=2, model=model)
     assert len(calls) == 2 + 1 + 3, "warm-up, one to settle the profiler, and three steps"
     assert [(e.name, e.step) for e in profile.select("step")] == [("0", 0), ("1", 1), ("2", 2)]
     names = {event.name for event in profile.select("module")}
@@ -628,17 +622,15 @@ def test_a_profile_has_its_steps_and_ranges_and_leaves_no_hook(small):
         assert own + idle.idle_s == pytest.approx(window.duration_s), "self times and gaps fill the step"
         assert 0 < idle.fraction < 1
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    first = run_profile(lambda: calls.append(1), num_steps=2, num_warmup=0)
+    first = profiler.run_profile(lambda: calls.append(1), num_steps=2, num_warmup=0)
     assert calls[-2:] == [1, 1] and calls[-3] != 1, "without warm-up the very first call is step 0"
     assert len(first.step_s) == 2
-    with pytest.raises(LabkitError, match="0 steps"):
-        run_profile(phases.run_decode, num_steps=0)
+    with pytest.raises(LabkitError, match="num_steps is 0"):
+        profiler.run_profile(phases.run_decode, num_steps=0)
 
 
 @pytest.mark.slow
 def test_a_step_that_raises_leaves_no_hook(small):
-    from labkit.profiling import run_profile
-
     model, phases = small
 
     def fail(*_):
@@ -646,18 +638,18 @@ def test_a_step_that_raises_leaves_no_hook(small):
 
     handle = model.model.layers[1].register_forward_pre_hook(fail)
     with pytest.raises(ValueError, match="in the middle"):
-        run_profile(phases.run_prefill, num_steps=1, num_warmup=0, model=model)
+        profiler.run_profile(phases.run_prefill, num_steps=1, num_warmup=0, model=model)
     handle.remove()
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-    names = {event.name for event in run_profile(phases.run_prefill, num_steps=1, model=model).select("module")}
+    names = {
+        event.name for event in profiler.run_profile(phases.run_prefill, num_steps=1, model=model).select("module")
+    }
     assert len(names) == len(list(model.named_modules())) - 1, "every module but the list of layers"
 
 
 @pytest.mark.slow
-def test_overhead_pairs_both_ways_of_running(small):
-    from labkit.profiling.run import measure_overhead
-
-    overhead = measure_overhead(small[1].run_decode, num_pairs=3, steps_per_pair=2)
+def test_overhead_has_one_pair_of_times_per_round(small):
+    overhead = profiler.measure_overhead(small[1].run_decode, num_pairs=3, steps_per_pair=2)
     assert len(overhead.plain_s) == len(overhead.profiled_s) == 3
     assert min(overhead.plain_s + overhead.profiled_s) > 0
 
@@ -665,17 +657,15 @@ def test_overhead_pairs_both_ways_of_running(small):
 @pytest.mark.slow
 def test_a_trace_of_torch_itself_is_read(small, tmp_path):
     torch = pytest.importorskip("torch")
-    from labkit.profiling import run_profile
-
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
         small[1].run_decode()
-    profiler.export_chrome_trace(str(tmp_path / "torch.json"))
-    theirs = {row.key: row.count for row in profiler.key_averages() if row.key.startswith("aten::")}
-    read = {row.name: row.num_calls for row in
-            measure_table([e for e in trace.load_trace(tmp_path / "torch.json") if e.kind == "operator"])}  # fmt: skip
+    recorded.export_chrome_trace(str(tmp_path / "torch.json"))
+    theirs = {row.key: row.count for row in recorded.key_averages() if row.key.startswith("aten::")}
+    back = chrome_trace.load_chrome_trace(tmp_path / "torch.json")
+    read = {row.name: row.num_calls for row in measure_table([e for e in back if e.kind == "operator"])}
     assert {name: read.get(name) for name in theirs} == theirs
-    profile = run_profile(small[1].run_decode, num_steps=2, model=small[0])
-    back = trace.load_trace(trace.save_trace(profile.events, tmp_path / "ours.json"))
+    profile = profiler.run_profile(small[1].run_decode, num_steps=2, model=small[0])
+    back = chrome_trace.load_chrome_trace(chrome_trace.save_chrome_trace(profile.events, tmp_path / "ours.json"))
     assert len(back) == len(profile.events)
     jsonschema.validate(json.loads((tmp_path / "ours.json").read_text()), TRACE_SCHEMA)
     mine = {row.name: row.self_s for row in profile.measure_table("module")}
@@ -707,8 +697,6 @@ def test_phases_prefill_the_context_and_decode_one_token_with_the_right_cache(sm
 @pytest.mark.slow
 def test_memory_of_a_step_is_counted_from_its_allocations(small):
     torch = pytest.importorskip("torch")
-    from labkit.profiling import memory
-
     model, phases = small
     held = []
 
@@ -718,44 +706,61 @@ def test_memory_of_a_step_is_counted_from_its_allocations(small):
         del first
         held.append(second.sum().item())
 
-    assert 8000 <= memory.measure_activation_peak(work) < 8200
+    assert 8000 <= profiler.measure_activation_peak(work) < 8200
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 128 + 2 * 128  # Q and O, K and V, the MLP, two norms
     parameters = 512 * 128 + 2 * layer + 128  # the tied embedding once
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())
-    assert memory.measure_weight_bytes(model) == 4 * parameters + buffers
-    parts = memory.measure_breakdown(phases.run_decode, model=model, kv_bytes=phases.measure_kv_bytes())
+    assert profiler.measure_weight_bytes(model) == 4 * parameters + buffers
+    parts = profiler.measure_breakdown(phases.run_decode, model=model, kv_bytes=phases.measure_kv_bytes())
     assert list(parts) == ["weights", "kv_cache", "activations", "slack", "rest"]
     assert all(size >= 0 for size in parts.values()) and parts["activations"] > 0
 
 
-@pytest.mark.slow
-def test_the_planted_module_is_by_far_the_slowest_the_decoy_only_at_first_and_the_words_stay(small):
-    torch = pytest.importorskip("torch")
-    from labkit.profiling import load_puzzle, run_profile
+def count_products(profile, *, step):
+    """How many products run inside each module of a step, its children included."""
+    products = [event for event in profile.select("operator", step=step) if event.name == "aten::mm"]
+    return {
+        module.name: sum(module.start_s <= one.start_s < module.end_s for one in products)
+        for module in profile.select("module", step=step)
+    }
 
+
+@pytest.mark.slow
+def test_the_planted_module_does_most_of_the_work_and_the_decoy_only_at_first(small, monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(puzzle.Puzzle, "_measure_extra", lambda self: 1e-3)  # seconds of one unit of useless work
+    model, phases = small
+    planted = puzzle.Puzzle(model, learner="abc", step_s=0.04)
+    slow, decoy = puzzle.estimate_plant([name for name, _ in model.named_modules()], learner="abc")
+    profile = profiler.run_profile(phases.run_decode, num_steps=3, num_warmup=0, model=model)
+    found = [count_products(profile, step=step) for step in range(3)]
+    own = found[1][decoy]  # what a module without extra work does
+    assert own <= 1
+    assert [counts[slow] for counts in found] == [own + 60] * 3, "1.5 steps of extra work in every call"
+    assert [counts[decoy] for counts in found] == [own + 1200, own, own], "much more than that, once"
+    assert all(counts["lm_head"] <= 1 for counts in found), "other modules have no extra work"
+    planted.is_on = False
+    profile = profiler.run_profile(phases.run_decode, num_steps=1, model=model)
+    assert count_products(profile, step=0)[slow] == own, "switched off, it is a module like the others"
+    planted.remove()
+    assert not any("forward" in vars(module) for module in model.modules())
+
+
+@pytest.mark.slow
+def test_a_planted_module_changes_no_token_and_no_random_number(small):
+    torch = pytest.importorskip("torch")
     model, phases = small
     phases.reset()
     before = phases.run_decode().logits
     torch.manual_seed(5)
     number = torch.rand(1)
     torch.manual_seed(5)
-    planted = load_puzzle(model, phases.run_decode)
-    slow, decoy = puzzle.estimate_plant([name for name, _ in model.named_modules()], learner=planted.learner)
-    profile = run_profile(phases.run_decode, num_steps=6, num_warmup=0, model=model)
-    leading = [measure_table(profile.select("module", step=step))[0] for step in range(1, 6)]
-    ahead = [row.self_s for row in leading if row.name == slow]
-    assert len(ahead) >= 3, "also on a noisy machine, where a step may have a hiccup elsewhere"
-    assert measure_table(profile.select("module"))[0].name == decoy, "the first call counted, the decoy is ahead"
-    assert measure_table(profile.select("module", step=0))[0].name == decoy
+    planted = puzzle.load_puzzle(model, phases.run_decode, lab="99")
+    assert planted.learner == puzzle.load_learner("99")
     phases.reset()
-    assert torch.equal(phases.run_decode().logits, before), "nobody uses what it computes"
+    assert torch.equal(phases.run_decode().logits, before), "nothing uses what it computes"
     assert torch.equal(torch.rand(1), number), "nor does it draw random numbers"
-    planted.is_on = False
-    profile = run_profile(phases.run_decode, num_steps=5, model=model)
-    rows = {row.name: row.self_s / row.num_calls for row in profile.measure_table("module")}
-    assert rows[slow] < min(ahead), "switched off, it is a module like the others"
     planted.remove()
-    assert not any("forward" in vars(module) for module in model.modules())
 
 
 @pytest.mark.slow

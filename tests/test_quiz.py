@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tracked import glob_tracked
 
 from labkit.errors import CheckError
 from labkit.progress import append_event, load_course, load_events
@@ -71,7 +72,7 @@ def test_a_right_answer_passes(question_id, answer):
 @pytest.mark.parametrize(("question_id", "answer", "phrase"), [
     ("00.q1", "a", "a token is not a word"),
     ("00.q1", "c", "TTFT"),
-    ("00.q1", "d", "rate of requests"),
+    ("00.q1", "d", "requests per second"),
     ("00.q1", "e", "one letter of a, b, c, d"),
     ("00.q1", 2, "one letter of a, b, c, d"),
     ("00.q2", 14.9, "GiB"),
@@ -162,7 +163,7 @@ def test_an_answer_is_shown_with_its_question_and_kept(capsys):
     assert shown.rstrip().endswith(f"✗ 00.q4 failed: {outcome.sentence}")
     (event,) = load_events()
     assert (event["kind"], event["outcome"], event["answer"]) == ("quiz", "failed", 40.4)
-    assert event["topic"] == "TTFT and decode rate"
+    assert event["topic"] == "TTFT and decode speed"
 
 
 def test_strict_mode_raises_for_a_wrong_answer_only(monkeypatch, capsys):
@@ -238,9 +239,9 @@ def test_a_named_lab_is_asked_about_before_it_is_finished():
         draw_questions(lab="77")
 
 
-def test_no_answer_of_the_bank_stands_in_a_lab(root):
+def test_no_answer_of_the_bank_stands_in_a_lab():
     for lab in BANKS:
-        (path,) = [path for path in (root / "labs").glob(f"{lab}_*.ipynb") if not path.stem.endswith(".new")]
+        (path,) = glob_tracked(f"labs/{lab}_*.ipynb")
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
         text = "\n".join("".join(cell["source"]) for cell in cells)

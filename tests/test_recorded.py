@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
+from tracked import glob_tracked
 
 from labkit.published import format_comparison, load_claim
 from labkit.results import load_records, verify_record
 from labkit.stats import compare
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted((ROOT / "data" / "recorded").glob("*/*.jsonl"))
+FILES = glob_tracked("data/recorded/*/*.jsonl")
 PAIRS = [("mixed_vllm", "mixed_naive"), ("mixed_vllm", "mixed_batched"), ("equal_vllm", "equal_batched")]
 
 

@@ -1,4 +1,8 @@
-"""The GPU path is executed code: every lab runs as on each GPU tier, with a small random model on the processor."""
+"""The GPU path is executed code: every lab runs as on a GPU tier, with a small random model on the processor.
+
+Each run takes one tier for every lab, another one for each lab and each day; the rest is marked `long`.
+`LABKIT_TEST_TURN` (a number, by default the day's; printed at the end of every run) repeats a certain choice.
+"""
 
 import json
 import os
@@ -16,20 +20,11 @@ from labkit.authoring.source import make_notebook  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = load_sources(ROOT)
 TIERS = ("t4", "ampere", "hopper")
-# These start real engines, a minute each time: one tier runs them through, and the commands of every engine on every
-# tier are dry-run in test_servers.py.
-ENGINE_LABS = {"12", "13", "33"}
-SOLVED = [
-    pytest.param(
-        source,
-        tier,
-        id=f"{source.name}-{tier}",
-        # `make test` runs each quick lab on one GPU tier, CI runs the rest as well.
-        marks=[] if tier == TIERS[-1] and source.number not in ENGINE_LABS else [pytest.mark.long],
-    )
-    for source in SOURCES
-    for tier in (TIERS[-1:] if source.number in ENGINE_LABS else TIERS)
-]
+# These start real engines, a minute or more each time: one of them a run, on one tier. The commands of every engine on
+# every tier are dry-run in test_servers.py.
+ENGINE_LABS = tuple(
+    source.number for source in SOURCES if any("servers.run_server(" in cell.text for cell in source.cells)
+)
 # The shipped tokenizer has 4,096 entries; everything else is as small as a decoder can be.
 TINY = {
     "model_type": "llama",
@@ -46,6 +41,48 @@ TINY = {
 }
 
 
+def choose_tiers(numbers, turn, *, engines=()):
+    """({lab: its tier in this turn}, labs that are due in it); of the `engines` one is due, the next turn another one.
+
+    After three turns every lab has met every tier; one that starts engines after three times as many.
+    """
+    tiers = {
+        number: TIERS[(place + (turn // len(engines) if number in engines else turn)) % len(TIERS)]
+        for place, number in enumerate(numbers)
+    }
+    return tiers, [number for number in numbers if number not in engines or number == engines[turn % len(engines)]]
+
+
+def run_in_turns(turn, *, engines=()):
+    """Every lab on every tier (one that starts engines on one), all but this turn's marked `long`."""
+    tiers, due = choose_tiers([source.number for source in SOURCES], turn, engines=engines)
+    return pytest.mark.parametrize(
+        ("source", "tier"),
+        [
+            pytest.param(source, tier, id=f"{source.name}-{tier}", marks=[] if is_now else [pytest.mark.long])
+            for source in SOURCES
+            for tier in ([tiers[source.number]] if source.number in engines else TIERS)
+            for is_now in [source.number in due and tier == tiers[source.number]]
+        ],
+    )
+
+
+TURN = int(os.environ["LABKIT_TEST_TURN"])
+
+
+def test_every_lab_meets_every_tier_in_turns():
+    numbers = ["00", "03", "10", "12", "13", "33", "40"]
+    met = {number: set() for number in numbers}
+    for turn in range(739_000, 739_009):
+        tiers, due = choose_tiers(numbers, turn, engines=("12", "13", "33"))
+        assert {"00", "03", "10", "40"} < set(due) and len(set(due) & {"12", "13", "33"}) == 1
+        for number in due:
+            met[number].add(tiers[number])
+        if turn == 739_002:
+            assert all(met[number] == set(TIERS) for number in ("00", "03", "10", "40"))
+    assert all(tiers == set(TIERS) for tiers in met.values())
+
+
 @pytest.fixture
 def tiny_model(tmp_path):
     path = tmp_path / "tiny.json"
@@ -59,7 +96,7 @@ def shown_text(notebook):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "tier"), SOLVED)
+@run_in_turns(TURN, engines=ENGINE_LABS)
 def test_a_solution_passes_strictly_with_the_configuration_of_a_gpu_tier(source, tier, tiny_model, run_notebook):
     notebook = make_notebook(source, kind="solution")
     ran = run_notebook(
@@ -73,8 +110,7 @@ def test_a_solution_passes_strictly_with_the_configuration_of_a_gpu_tier(source,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tier", TIERS)
-@pytest.mark.parametrize("source", SOURCES, ids=[source.name for source in SOURCES])
+@run_in_turns(TURN + 1)
 def test_an_untouched_lab_runs_with_the_configuration_of_a_gpu_tier(source, tier, run_notebook):
     ran = run_notebook(make_notebook(source, kind="lab"), timeout_s=60, LABKIT_TIER=tier, LABKIT_BUDGET="ci")
     assert re.search(rf"\b{tier}\b", shown_text(ran))

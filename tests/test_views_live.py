@@ -1,4 +1,4 @@
-"""The live progress view: what it is sent, when it is told, and what stands there without it."""
+"""The live progress view: what it is sent, when it updates, and what is shown without it."""
 
 import json
 import os
@@ -11,10 +11,10 @@ import pytest
 
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.progress.events import find_progress_file
-from labkit.views import live
-from labkit.views.live import make_content, view_live_progress, watch_file
+from labkit.views import progress, view_live_progress
+from labkit.views.progress import make_content, watch_file
 
-VIEWS = Path(live.__file__).parent
+VIEWS = Path(progress.__file__).parent
 
 
 @pytest.fixture(autouse=True)
@@ -99,7 +99,7 @@ def watch(path, *, seen, num_looks, change):
     return told
 
 
-def test_the_watch_tells_of_each_change_once_and_of_nothing_else(tmp_path):
+def test_the_watch_reports_each_change_once_and_nothing_else(tmp_path):
     path = tmp_path / "progress.jsonl"
 
     def change(look):
@@ -114,7 +114,7 @@ def test_the_watch_tells_of_each_change_once_and_of_nothing_else(tmp_path):
     assert watch(path, seen=None, num_looks=7, change=change) == [2, 4, 5]
 
 
-def test_what_happened_between_reading_and_watching_is_told(tmp_path):
+def test_a_change_between_reading_and_watching_is_noticed(tmp_path):
     path = tmp_path / "progress.jsonl"
     path.write_text("a")
     assert watch(path, seen=None, num_looks=3, change=lambda look: None) == [1]
@@ -127,17 +127,17 @@ def test_outside_a_notebook_it_is_the_table_as_text(capsys):
 
 def test_without_anywidget_it_is_the_plain_table(shown, monkeypatch):
     monkeypatch.setitem(sys.modules, "anywidget", None)
-    live._make_widget_class.cache_clear()
+    progress._make_widget_class.cache_clear()
     view_live_progress()
     assert [set(data) for data in shown] == [{"text/html", "text/plain"}]
     assert "Doubling" in shown[0]["text/html"]
 
 
 def test_the_page_code_sets_text_only_and_loads_nothing():
-    code = (VIEWS / "live.js").read_text(encoding="utf-8")
+    code = (VIEWS / "progress.js").read_text(encoding="utf-8")
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "import ", "fetch(", "http", "eval("):
         assert word not in code, word
-    style = (VIEWS / "live.css").read_text(encoding="utf-8")
+    style = (VIEWS / "progress.css").read_text(encoding="utf-8")
     assert "url(" not in style and "@import" not in style
     # Every class that the style names is one that the page makes, and none is missing.
     assert set(re.findall(r"\.(labkit-[a-z]+)", style)) <= set(re.findall(r"labkit-[a-z]+", code)) | {"labkit-minutes"}
@@ -146,7 +146,7 @@ def test_the_page_code_sets_text_only_and_loads_nothing():
 def test_the_two_colours_are_those_of_the_figures():
     from labkit.plots import ESTIMATE, MEASURED
 
-    style = (VIEWS / "live.css").read_text(encoding="utf-8")
+    style = (VIEWS / "progress.css").read_text(encoding="utf-8")
     assert f".labkit-minutes {{ border: 1px solid {ESTIMATE.lower()}" in style
     assert f".labkit-minutes .labkit-fill {{ background: {MEASURED.lower()}" in style
 
@@ -160,7 +160,7 @@ def test_in_a_kernel_the_view_follows_the_file_and_ends_with_its_widget(run_note
         "import threading, time\n"
         "import ipywidgets.widgets.widget as registry\n"
         "from labkit.progress import append_event\n"
-        "from labkit.views.live import view_live_progress",
+        "from labkit.views import view_live_progress",
         "view_live_progress()",
         "(widget,) = [one for one in registry._instances.values() if hasattr(one, 'content')]\n"
         "def wait(is_true):\n"

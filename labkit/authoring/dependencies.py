@@ -5,6 +5,7 @@ the lock, and of the list of labs.
 import ast
 import functools
 import hashlib
+import re
 from importlib import metadata
 from pathlib import Path
 
@@ -12,19 +13,19 @@ __all__ = ["estimate_labs_hash", "estimate_module_hashes", "find_imports", "find
 
 
 def estimate_module_hashes(root: Path, *, text: str, folder: Path) -> dict[str, str]:
-    """Return {"labkit/stats.py": hash, ...} for every module that `text`, or the lab's folder, reaches.
+    """Return {"labkit/stats.py": hash, ...} for every module that `text`, or the lab's checks, reach.
 
-    The checks of a lab are found at run time, which no import statement shows; so its folder is read as a whole.
+    The checks of a lab are found at run time, which no import statement shows; so they are added, with the lab's known
+    mistakes and questions. Whatever else lies in the folder does not count.
     """
-    found: dict[str, str] = {}
-    waiting = set(find_imports(text))
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name != "lab.py":
-            content = path.read_bytes()
-            found[path.relative_to(root).as_posix()] = hashlib.sha256(content).hexdigest()[:16]
-            waiting |= find_imports(content.decode("utf-8")) if path.suffix == ".py" else set()
+    found = {
+        path.relative_to(root).as_posix(): hash_text(path.read_text(encoding="utf-8"))
+        for path in (folder / "mistakes.txt", folder / "quiz.json")
+        if path.is_file()
+    }
+    waiting = {*find_imports(text), f"lab{folder.name[:2]}.checks"}
     while waiting:
-        path = _find_file(root, waiting.pop())
+        path = _find_file(root, waiting.pop(), folder=folder)
         name = path.relative_to(root).as_posix() if path else ""
         if path is None or name in found:
             continue
@@ -42,14 +43,17 @@ def estimate_labs_hash(root: Path) -> str:
 
 @functools.lru_cache(maxsize=512)  # every lab asks for the same modules
 def find_imports(text: str) -> frozenset[str]:
-    """Dotted labkit names that a text imports, in functions too; `from labkit import b` gives labkit and labkit.b."""
+    """Dotted names of labkit and of a lab's own files that a text imports, in functions too.
+
+    `from labkit import b` gives labkit and labkit.b.
+    """
     names: set[str] = set()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return frozenset(name for name in names if name.split(".")[0] == "labkit")
+    return frozenset(name for name in names if re.fullmatch(r"labkit|lab\d\d", name.split(".")[0]))
 
 
 def find_lock(root: Path) -> Path | None:
@@ -67,7 +71,8 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def _find_file(root: Path, module: str) -> Path | None:
-    base = root.joinpath(*module.split("."))
+def _find_file(root: Path, module: str, *, folder: Path) -> Path | None:
+    package, _, rest = module.partition(".")
+    base = (root / "labkit" if package == "labkit" else folder).joinpath(*filter(None, rest.split(".")))
     candidates = (base.with_suffix(".py"), base / "__init__.py")
     return next((path for path in candidates if path.is_file()), None)

@@ -71,7 +71,9 @@ def check_folder(source: Source) -> list[str]:
         path = source.folder / name
         texts[name] = path.read_text(encoding="utf-8") if path.is_file() else ""
         if not texts[name].strip():
-            problems.append(f"{place}{name}: is missing or empty. Next: write it; lab 12 is the model.")
+            problems.append(
+                f"{place}{name}: is missing or empty. Next: write it, as CONTRIBUTING.md says."
+            )
         elif left := texts[name].count("TODO"):
             line = texts[name][: texts[name].index("TODO")].count("\n") + 1
             problems.append(f"{place}{name}: {left} times TODO, first in line {line}. Next: write what belongs there.")

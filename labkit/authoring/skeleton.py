@@ -35,7 +35,7 @@ _LAB = '''\
 # | --- | --- |
 # | **Time** | 60 minutes (TODO: what a newcomer needs, reading included) |
 # | **Needs** | Any machine. TODO |
-# | **Before** | Lab 00. TODO: the terms and labs that this one builds on |
+# | **Before** | TODO: the labs and terms that this one builds on |
 # | **You will be able to** | TODO |
 
 # %%
@@ -125,12 +125,12 @@ if ready("{number}.1"):
 # %%
 complete("{number}")
 '''
-_QUESTION = '''\
+_QUESTION = """\
 # %% solution="{number}.q{k}"
 ### BEGIN SOLUTION stub: quiz("{number}.q{k}")
 quiz("{number}.q{k}", "a")
 ### END SOLUTION
-'''
+"""
 _CHECKS = '''\
 """The checks of lab {number}: TODO."""
 
@@ -148,11 +148,11 @@ def check_1(double) -> Outcome:
     expect_no_generator(double)
     return passed("TODO: what the learner now has.")
 '''
-_MISTAKES = '''\
+_MISTAKES = """\
 # Known wrong answers, one sentence each; labkit/checks/mistakes.py explains the form. TODO: three or more an exercise.
 
 [{number}.1]
-'''
+"""
 _LEVELS = ("beginner", "beginner", "intermediate", "intermediate", "advanced")
 
 

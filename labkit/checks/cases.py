@@ -5,6 +5,7 @@ The checks of lab 12 are the model: solutions/src/12_hf_vs_vllm/checks.py.
 """
 
 import contextlib
+import copy
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from labkit.units import is_number
 from labkit.views import Outcome
 
 __all__ = ["Case", "CheckEnded", "block", "expect_answer", "expect_cases", "expect_fields", "expect_function",
-           "expect_no_generator", "fail", "is_same", "passed"]  # fmt: skip
+           "expect_no_generator", "fail", "is_own_code", "is_same", "passed"]  # fmt: skip
 
 _NOTHING = "nothing came back, is a `return` missing?"
 
@@ -61,8 +62,13 @@ def expect_function(answer: Any, name: str) -> None:
         how = f"`def {name}(...)`, not an object" if callable(answer) else f"`{name}` without brackets"
         fail(f"the check wants the function itself, and got {_format_kind(answer)}: write {how}.")
     function = getattr(answer.function, "func", answer.function)  # of a functools.partial
-    if re.match(r"labkit\.checks\.|lab\d\d\.", str(getattr(function, "__module__", ""))):
+    if is_own_code(str(getattr(function, "__module__", ""))):
         fail("the check's own code is no answer: write it by hand.")
+
+
+def is_own_code(module: str) -> bool:
+    """Tell whether a module's name, or what begins with it, belongs to the judge or to the checks of a lab."""
+    return bool(re.match(r"labkit\.checks\.|lab\d\d\.", module))
 
 
 def expect_answer(got: Any, call: str) -> None:
@@ -124,7 +130,8 @@ def _find_mistake(
             continue  # the other cases still tell the mistake
 
     def explains(wrong: Callable) -> bool:
-        guarded = LearnerFunction(wrong)
+        guarded = copy.copy(function)  # a check may have its own kind, which reads one part of an answer
+        guarded.function = wrong
         return all(is_same(got, guarded(*case.args, **case.kwargs), relative=relative) for case, got in answers)
 
     if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):
@@ -138,7 +145,7 @@ def _find_mistake(
 
 
 def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
-    """Tell whether two answers agree: numbers within `relative`, lists and tuples item by item, all else exactly."""
+    """Tell whether answers agree: numbers within `relative`, lists, tuples and dicts item by item, all else exactly."""
     if expected is None or isinstance(expected, bool):
         return type(got) is type(expected) and got == expected
     if isinstance(expected, str):
@@ -156,6 +163,9 @@ def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:
         got = got.tolist() if hasattr(got, "tolist") else got
         is_row = isinstance(got, tuple | list) and len(got) == len(expected)
         return is_row and all(is_same(a, b, relative=relative) for a, b in zip(got, expected, strict=True))
+    if isinstance(expected, dict):
+        has_keys = isinstance(got, dict) and got.keys() == expected.keys()
+        return has_keys and all(is_same(got[key], value, relative=relative) for key, value in expected.items())
     return bool(got == expected)
 
 

@@ -7,8 +7,7 @@ from labkit.checks.reference import find_exercise
 from labkit.errors import CheckError
 from labkit.progress import append_event, estimate_state, load_course, load_events
 from labkit.progress.state import ExerciseState, LabState
-from labkit.views import CheckFailed, view_html, view_progress
-from labkit.views.outcome import is_strict
+from labkit.views import CheckFailed, is_strict, view_html, view_progress
 
 __all__ = ["complete", "ready"]
 

@@ -86,15 +86,16 @@ def run_check(function, answer, *, exercise: str = "") -> Outcome:
 
 
 def _guard(exercise: str, answer):
-    """Put the functions of an answer, also those of a tuple, behind the guard; anything else stays as it is."""
-    parts = answer if isinstance(answer, tuple) else (answer,)
+    """Put the functions of an answer, also those of a tuple or list, behind the guard; all else stays as it is."""
+    is_row = isinstance(answer, tuple | list)
+    parts = answer if is_row else (answer,)
     names = load_reference(exercise).answer_names if exercise and any(map(_is_function, parts)) else ()
     names = names if len(names) == len(parts) else ("",) * len(parts)
-    guarded = tuple(
+    guarded = [
         LearnerFunction(part, exercise=exercise, reference_name=name) if _is_function(part) else part
         for part, name in zip(parts, names, strict=True)
-    )
-    return guarded if isinstance(answer, tuple) else guarded[0]
+    ]
+    return (guarded if isinstance(answer, list) else tuple(guarded)) if is_row else guarded[0]
 
 
 def _judge_crash(error: Exception) -> Outcome:

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import inspect
 import io
 import linecache
@@ -104,9 +105,11 @@ def copy_arguments(arguments: tuple) -> tuple:
 
 
 def tidy(value):
-    """Return plain Python values for numpy and torch scalars, also inside tuples and lists; arrays stay arrays."""
+    """Return plain Python values for numpy and torch scalars, also in tuples, lists and dicts; arrays stay arrays."""
     if isinstance(value, tuple | list):  # a named tuple becomes a plain one
         return (tuple if isinstance(value, tuple) else list)(tidy(item) for item in value)
+    if isinstance(value, dict):
+        return {tidy(key): tidy(item) for key, item in value.items()}
     return value.item() if hasattr(value, "item") and getattr(value, "ndim", None) == 0 else value
 
 
@@ -120,13 +123,31 @@ def _raise_for_learner(error: BaseException, call: str) -> NoReturn:
 
 def _format_call(name: str, args: tuple, kwargs: dict) -> str:
     """Return a call as it is typed, with long arguments cut."""
-    parts = [shorten(repr(arg), 60) for arg in args]
-    parts += [f"{key}={shorten(repr(value), 40)}" for key, value in kwargs.items()]
+    parts = [_format_argument(arg, 60) for arg in args]
+    parts += [f"{key}={_format_argument(value, 40)}" for key, value in kwargs.items()]
     return f"{name}({', '.join(parts)})"
 
 
+def _format_argument(value, limit: int) -> str:
+    """Return a tensor's shape, and of anything else the text that Python shows, in one line."""
+    if _is_tensor(value):
+        return f"tensor of shape {tuple(value.shape)}"
+    return shorten(" ".join(repr(value).split()), limit)
+
+
+def _is_tensor(value) -> bool:
+    return type(value).__module__.startswith("torch") and hasattr(value, "dtype") and hasattr(value, "shape")
+
+
 def _has_changed(before, after) -> bool:
-    """Tell whether numbers, text, containers or arrays differ; objects of other types count as unchanged."""
+    """Tell whether numbers, text, containers, dataclasses, arrays or tensors differ; other objects never do."""
+    if _is_tensor(before) and _is_tensor(after):
+        if before.shape != after.shape:
+            return True
+        return bool(((before != after) & ((before == before) | (after == after))).any())  # NaN is NaN
+    if dataclasses.is_dataclass(before) and type(before) is type(after):
+        names = [one.name for one in dataclasses.fields(before)]
+        return any(_has_changed(getattr(before, name), getattr(after, name)) for name in names)
     if isinstance(before, dict) and isinstance(after, dict):
         return _has_changed(list(before.items()), list(after.items()))
     if isinstance(before, tuple | list) and isinstance(after, tuple | list):

@@ -1,23 +1,122 @@
-"""Tensors as answers: who did the arithmetic, has an argument changed, and which known mistake explains the numbers?"""
+"""Tensors as answers: are the numbers right, and where are they not; who did the arithmetic; would it run on a GPU?"""
 
 import contextlib
 import dataclasses
 import io
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-from labkit.checks.cases import fail
+from labkit.checks.cases import Case, fail, is_own_code
 from labkit.checks.learner import LearnerEndless, LearnerFunction, OutOfTime, copy_arguments, limit_call
+from labkit.checks.mistakes import find_mistake
 
-__all__ = ["expect_by_hand", "expect_device", "expect_tensors", "is_close", "make_guard", "probe_calls", "probe_frames"]
+__all__ = ["NAMING_TOLERANCE", "TOLERANCE", "describe_difference", "expect_by_hand", "expect_device", "expect_tensors",
+           "is_close", "probe_calls", "probe_frames"]  # fmt: skip
 
 TOLERANCE = 1e-5  # of the largest value; two ways to add float32 numbers up differ by less
-NAMING = 1e-3  # for naming a mistake: angles of thousands lose digits in float32
+NAMING_TOLERANCE = 1e-3  # for naming a mistake: angles of thousands lose digits in float32
+
+
+def expect_tensors(function: LearnerFunction, cases: Sequence[Case], *, tolerance: float = TOLERANCE) -> None:
+    """Fail unless every case gives its expected tensor (or tuple of tensors), and leaves its arguments as they were.
+
+    Shape and dtype are those of the expected tensor; values may differ by `tolerance` of the largest one (or of 1).
+    When an answer differs, the first known mistake (mistakes.txt) that explains *every* answer is named; without one,
+    the sentence says where the first difference is, and the case's `why`.
+    """
+    answers = []
+    for case in cases:
+        got = function(*case.args, **case.kwargs)
+        answers.append((case, got, function.call))
+    wrong = [(case, got, call) for case, got, call in answers if not is_close(got, case.expected, tolerance=tolerance)]
+
+    def explains(mistake: Callable) -> bool:
+        guarded = LearnerFunction(mistake)
+        made = ((got, guarded(*case.args, **case.kwargs)) for case, got, _ in answers)
+        return all(is_close(got, one, tolerance=NAMING_TOLERANCE) for got, one in made)
+
+    if wrong:
+        if sentence := find_mistake(function.exercise, function.reference_name, explains):
+            fail(f"`{function.__name__}`: {sentence}")
+        case, got, call = wrong[0]
+        _fail_at(got, case.expected, tolerance, call, case.why)
+    for case, got, _ in answers:
+        _expect_dtype(got, case.expected, function.__name__)
+    if function.changed:
+        fail(f"{function.changed} changes its arguments: the caller still needs them, make a new tensor.")
+
+
+def is_close(got: Any, expected: Any, *, tolerance: float = TOLERANCE) -> bool:
+    """Tell whether two tensors, or tuples of them, agree: shape, places of NaN and infinity, and values within
+    `tolerance` of the largest expected one (or of 1). The dtype may differ.
+    """
+    import torch
+
+    if isinstance(expected, tuple | list):
+        is_row = isinstance(got, tuple | list) and len(got) == len(expected)
+        return is_row and all(is_close(a, b, tolerance=tolerance) for a, b in zip(got, expected, strict=True))
+    if not isinstance(got, torch.Tensor) or got.shape != expected.shape:
+        return False
+    return not bool(_find_differences(got, expected, tolerance).any())
+
+
+def describe_difference(got: Any, expected: Any, *, tolerance: float = TOLERANCE) -> str:
+    """Say how many elements of a tensor are wrong, by how much, and where the first one is; the shapes are equal."""
+    different = _find_differences(got, expected, tolerance)
+    place = different.nonzero()[0].tolist()
+    got = got.to(expected.device)
+    count = f"{int(different.sum())} of {different.numel()} elements"
+    if bool((got.isnan() & ~expected.isnan()).any()):
+        said = f"{count} are wrong and some are NaN; the first is at {place}"
+        return f"{said}: is a whole row masked, or something divided by 0?"
+    by = float((got.double() - expected.double()).abs()[different].max())
+    values = f"got {got[*place].item():.6g}, expected {expected[*place].item():.6g}"
+    return f"{count} differ, by up to {by:.2g}; the first is at {place}: {values}."
+
+
+def _find_differences(got, expected, tolerance: float):
+    """Return for each element whether it differs."""
+    import torch
+
+    got, expected = got.to(expected.device).double(), expected.double()
+    largest = torch.cat([expected.new_ones(1), expected[expected.isfinite()].abs()]).max()
+    is_near = (got - expected).abs() <= tolerance * largest
+    return ~(is_near | (got == expected) | (got.isnan() & expected.isnan()))
+
+
+def _fail_at(got: Any, expected: Any, tolerance: float, call: str, why: str) -> NoReturn:
+    import torch
+
+    if got is None:
+        fail(f"{call}: nothing came back, is a `return` missing?")
+    if isinstance(expected, tuple | list):
+        if not isinstance(got, tuple | list) or len(got) != len(expected):
+            how = f"of {len(got)}" if isinstance(got, tuple | list) else f"({type(got).__name__})"
+            fail(f"{call} returned an answer {how}, expected {len(expected)} tensors.")
+        pairs = list(zip(got, expected, strict=True))
+        number = next(k for k, (a, b) in enumerate(pairs) if not is_close(a, b, tolerance=tolerance))
+        _fail_at(*pairs[number], tolerance, f"{call}[{number}]", why)
+    shape = tuple(expected.shape)
+    if not isinstance(got, torch.Tensor):
+        fail(f"{call} returned a {type(got).__name__}, expected a tensor of shape {shape}.")
+    if got.shape != expected.shape:
+        fail(f"{call} has the shape {tuple(got.shape)}, expected {shape}: follow the axes.")
+    fail(f"{call}: {describe_difference(got, expected, tolerance=tolerance)} {why}".rstrip())
+
+
+def _expect_dtype(got: Any, expected: Any, name: str) -> None:
+    if isinstance(expected, tuple | list):
+        for one, other in zip(got, expected, strict=True):
+            _expect_dtype(one, other, name)
+    elif got.dtype != expected.dtype:
+        fail(f"`{name}` returns {got.dtype}, expected {expected.dtype}: compute as you like, then `.to(...)`.")
+
 
 _RMS = "rms_norm of torch is the exercise itself: write the root mean square by hand, it is one line."
 _ATTENTION = "torch's fused attention is the exercise itself: write scores, mask, softmax and the sum by hand."
-# What would be the exercise itself -> the sentence: beginnings of torch's functions and operators, then of modules.
+# What would do the exercise itself, and the sentence for it: beginnings of torch's functions and operators, then of
+# modules.
 _CALLS = {
     "rms_norm": _RMS,
     "_fused_rms_norm": _RMS,
@@ -28,25 +127,24 @@ _CALLS = {
     "flex_attention": _ATTENTION,
 }
 _LIBRARIES = {
-    "transformers.": "Transformers is what your code is compared with: here you write it yourself, by shapes.",
-    "vllm.": "an engine's code is what you are about to understand: here you write it yourself, by shapes.",
+    "transformers.": "Transformers is what your code is compared with: write it yourself, by shapes.",
+    "vllm.": "an engine's code is what you are about to understand: write it yourself, by shapes.",
 }
 _MODULES = {
     "torch.nn.attention.": _ATTENTION,
     "torch.nn.modules.": "a ready-made module of torch.nn does the work: here the weights are plain tensors.",
-    "torch.utils.flop_counter.": "the counter is how the check knows: write the formula, it also works on paper.",
+    "torch.utils.flop_counter.": "the counter is what the check compares with: write the formula, paper is enough.",
     "labkit.roofline.": "labkit.roofline is the answer itself: write the formula once, then trust the library.",
-    "labkit.checks.": "the check's own code is no answer: write it by hand.",
 }
 
-_OWN = (__name__, limit_call.__module__)  # what runs beside the learner's code while it is watched
+_OWN = (__name__, limit_call.__module__)  # runs around the learner's code
 
 
 def probe_frames(function: Callable, *args, **kwargs) -> set[str]:
     """Call a function on copies of the arguments; return the "module.function" of all Python code that ran.
 
-    What it raises or prints is dropped: what is wrong with the answer is judged later, with a sentence. Only a loop
-    without end raises, LearnerEndless: it should not be waited for twice.
+    What it raises or prints is dropped, because the answer is judged later. Only an endless loop raises here,
+    LearnerEndless: nobody should wait for it twice.
     """
     frames: set[str] = set()
     args, kwargs = copy_arguments((args, kwargs))
@@ -97,10 +195,12 @@ def expect_by_hand(function: Callable, *args, **kwargs) -> None:
         for beginning, sentence in table.items():
             if any(name.startswith(beginning) for name in names):
                 fail(sentence)
+    if any(map(is_own_code, frames)):
+        fail("the check's own code is no answer: write it by hand.")
 
 
 def expect_device(function: Callable, *args, **kwargs) -> None:
-    """Fail when the function makes tensors on the CPU while its arguments are elsewhere: it would stop on a GPU."""
+    """Fail when the function makes tensors on the CPU although its arguments are elsewhere: it would stop on a GPU."""
     import torch
 
     function = getattr(function, "function", function)
@@ -117,84 +217,7 @@ def expect_device(function: Callable, *args, **kwargs) -> None:
     try:
         with contextlib.redirect_stdout(io.StringIO()), limit_call():
             function(*elsewhere, **kwargs)
-    # Some things cannot be done without values: those are no mistakes.
+    # The tensors have no values here; what fails because of that is not a mistake.
     except (Exception, SystemExit, OutOfTime) as error:
         if "expected device" in str(error) or "same device" in str(error):
-            fail(
-                "it is right on the CPU and would stop on a GPU: make new tensors where the arguments are (`device=`)."
-            )
-
-
-def make_guard(answer: Callable, name: str) -> Callable:
-    """Return the learner's function behind the guard of every check, which also fails when it changes a tensor."""
-    import torch
-
-    function = getattr(answer, "function", answer)
-
-    def guarded(*args, **kwargs):
-        # Copies by hand: the guard's own copies would hide that an argument has changed.
-        given = [one.clone() if isinstance(one, torch.Tensor) else one for one in args]
-
-        def call():
-            return function(*given, **kwargs)
-
-        call.__name__ = name
-        result = LearnerFunction(call)()
-        for number, (before, after) in enumerate(zip(args, given, strict=True), start=1):
-            if isinstance(before, torch.Tensor) and not torch.equal(before, after):
-                fail(f"`{name}` changes its argument number {number}: the caller still needs it. Make a new tensor.")
-        return result
-
-    return guarded
-
-
-def is_close(got: Any, right: Any, *, tolerance: float = TOLERANCE) -> bool:
-    """Tell whether two tensors agree: shape, places of NaN, and values within 1e-5 of the largest one (or of 1)."""
-    import torch
-
-    if not isinstance(got, torch.Tensor) or got.shape != right.shape:
-        return False
-    if not torch.equal(got.isnan(), right.isnan()):
-        return False
-    got, right = got.to(right.dtype).nan_to_num(), right.nan_to_num()
-    return bool((got - right).abs().max() <= tolerance * max(1.0, float(right.abs().max())))
-
-
-def expect_tensors(
-    function: Callable, cases: Sequence[tuple], right: Callable, mistakes: Sequence[tuple[str, Callable]], *, name: str
-) -> None:
-    """Fail unless `function` gives for every case (args, kwargs) the tensor that `right` gives.
-
-    The first of the `mistakes` (sentence, wrong function) that explains every answer names the mistake.
-    """
-    answers = [function(*args, **kwargs) for args, kwargs in cases]
-    expected = [right(*args, **kwargs) for args, kwargs in cases]
-    if all(is_close(got, want) for got, want in zip(answers, expected, strict=True)):
-        return
-    for sentence, wrong in mistakes:
-        is_it = False
-        with contextlib.suppress(Exception):  # a wrong function may be undefined somewhere
-            pairs = ((got, wrong(*a, **k)) for got, (a, k) in zip(answers, cases, strict=True))
-            is_it = all(is_close(got, made, tolerance=NAMING) for got, made in pairs)
-        if is_it:
-            fail(f"`{name}`: {sentence}")
-    _explain(answers, expected, cases, name)
-
-
-def _explain(answers, expected, cases, name: str) -> None:
-    import torch
-
-    for got, want, (args, _) in zip(answers, expected, cases, strict=True):
-        shapes = ", ".join(str(tuple(one.shape)) for one in args if isinstance(one, torch.Tensor))
-        where = f"`{name}` of tensors {shapes}"
-        if got is None:
-            fail(f"{where} returned nothing: is a `return` missing?")
-        if not isinstance(got, torch.Tensor):
-            fail(f"{where} returned a {type(got).__name__}: a tensor of shape {tuple(want.shape)} is asked for.")
-        if got.shape != want.shape:
-            fail(f"{where} has the shape {tuple(got.shape)}, and {tuple(want.shape)} is asked for: follow the axes.")
-        if not is_close(got, want):
-            if bool(got.isnan().any()):
-                fail(f"{where} holds NaN: is a whole row masked, or something divided by 0?")
-            distance = float((got - want).abs().max())
-            fail(f"{where} differs by up to {distance:.2g}: the shape is right, the numbers are not.")
+            fail("right on the CPU, but it would stop on a GPU: make new tensors where the arguments are (`device=`).")

@@ -263,7 +263,7 @@ def _run_quiz(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([_to_dict(question) for question in questions])
     elif not questions:
-        print("No lab is finished yet, so there is nothing to ask. `labkit quiz --lab 00` asks about one lab.")
+        print("No lab is finished yet, so there is nothing to ask. `labkit quiz --lab NUMBER` asks about one lab.")
     elif arguments.list or sys.stdin is None or not sys.stdin.isatty():
         for question in questions:
             print(format_plain(format_question(question)), end="\n\n")

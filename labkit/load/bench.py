@@ -1,9 +1,9 @@
 """How fast is the client itself? Its ceiling on this machine, against a server that does nothing.
 
-The ceiling is the highest rate of requests at which the 99th percentile of the send lag stays under 10 ms and the
-client's thread, all its reading included, needs no more than one processor. Beside it: processor time per request
-(which other work on the machine hardly changes), and the error of chunk times with many streams at once. With
-`against="aiohttp"` a plain aiohttp streaming client is measured in the same run, in turns.
+The ceiling is the highest request rate at which the 99th percentile of the send lag stays under 10 ms and the client's
+thread, all its reading included, needs no more than one processor. Also measured: processor time per request (which
+other work on the machine hardly changes), and the error of chunk times with many streams at once. With
+`kinds=("labkit", "aiohttp")` a plain aiohttp streaming client is measured in the same run, in turns.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from labkit.errors import InstallError, LabkitError
 from labkit.load.client import Limits, Target, run_client
 from labkit.load.loop import run_precise
-from labkit.load.noop import read_write_instants, run_noop
-from labkit.load.schedules import Plan, draw_closed_plan, draw_open_plan
+from labkit.load.noop import read_write_times, run_noop
 from labkit.load.search import Bisection
 from labkit.load.transport import HttpTransport
+from labkit.workload import LoadPlan, draw_closed_plan, draw_open_plan
 
 __all__ = ["ClientProbe", "StreamProbe", "measure_ceilings", "measure_client", "measure_streams"]
 
@@ -33,7 +33,18 @@ _PROMPT_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class ClientProbe:
-    """One try of a client at one rate: what was sent, how late, and the processor time that a request cost."""
+    """One try of a client at one rate.
+
+    Attributes:
+        rate_per_s: requests per second that were due.
+        num_sent: requests sent.
+        num_good: whole answers.
+        num_chunks: chunks in them.
+        lag_p50_s: median of the send lag.
+        lag_p99_s: 99th percentile of the send lag.
+        cpu_per_request_s: processor time of the client's thread per request.
+        seconds: wall time of the try.
+    """
 
     rate_per_s: float
     num_sent: int
@@ -46,10 +57,10 @@ class ClientProbe:
 
     @property
     def is_on_time(self) -> bool:
-        """Whether the client held the rate: lag under 10 ms at p99, every answer whole, and it could go on like this.
+        """Whether the client held the rate: p99 lag under 10 ms, every answer whole, and it could go on like this.
 
-        The last: labkit's client reads answers after the run where it must, so a short try could hide that their
-        reading takes more processor time than there is.
+        The last because labkit's client may read answers after the run, so a short try could hide that reading them
+        takes more processor time than there is.
         """
         can_go_on = self.cpu_per_request_s * self.rate_per_s < 1
         return self.lag_p99_s < MAX_LAG_S and self.num_good == self.num_sent > 0 and can_go_on
@@ -57,7 +68,14 @@ class ClientProbe:
 
 @dataclass(frozen=True, slots=True)
 class StreamProbe:
-    """Many streams at once: how much later than written a chunk was stamped."""
+    """Many streams at once: how much later a chunk was stamped than written.
+
+    Attributes:
+        num_streams: streams at once.
+        num_chunks: chunks in all.
+        error_p50_s: median of stamped minus written.
+        error_p99_s: its 99th percentile.
+    """
 
     num_streams: int
     num_chunks: int
@@ -86,7 +104,7 @@ def measure_ceilings(
     highest_per_s: float = 20_000.0,
     on_probe: Callable[[str, ClientProbe], None] | None = None,
 ) -> dict[str, list[ClientProbe]]:
-    """Search each client's ceiling, in turns, against one no-op server; returns every probe of each client.
+    """Search for each client's ceiling, in turns, against one no-op server; returns every probe of each client.
 
     The ceiling is the fastest probe that was on time (`is_on_time`).
     """
@@ -112,17 +130,14 @@ def measure_ceilings(
 def measure_streams(*, num_streams: int = 500, num_chunks: int = 100, gap_s: float = 0.02) -> StreamProbe:
     """Hold many streams at once and return the error of the chunk times: stamped by the client minus written."""
     plan = draw_closed_plan(num_clients=num_streams, requests_per_client=1, prompt=_PROMPT_TOKENS, output=num_chunks)
-    # Not all in one instant: a second for the connections, and then all are streaming.
+    # Not all at once: a second for the connections, and then all are streaming.
     chains = tuple(dataclasses.replace(chain, start_s=chain.number / num_streams) for chain in plan.chains)
     plan = dataclasses.replace(plan, chains=chains)
     with run_noop(num_chunks=num_chunks, gap_s=gap_s) as url:
         transport = _Keeping(url)
         run_precise(run_client(plan, Target("noop"), transport, limits=Limits(60.0)))
     errors = [
-        at_s - written_s
-        for bodies in transport.kept
-        for at_s, body in bodies
-        for written_s in read_write_instants(body)
+        at_s - written_s for bodies in transport.kept for at_s, body in bodies for written_s in read_write_times(body)
     ]
     if not errors:
         raise LabkitError("No stream was answered.", next_step="Try again when the machine is less busy.")
@@ -142,14 +157,14 @@ class _Keeping(HttpTransport):
         self.kept.append(list(exchange.bodies))
 
 
-def _run_labkit(url: str, plan: Plan) -> tuple[list[float], int, int]:
+def _run_labkit(url: str, plan: LoadPlan) -> tuple[list[float], int, int]:
     run = run_precise(run_client(plan, Target("noop"), HttpTransport(url), limits=Limits(20.0)))
     good = [record for record in run.records if record.is_good]
     return [r.lag_s for r in run.records if r.sent_s is not None], len(good), sum(len(r.chunks) for r in good)
 
 
-def _run_aiohttp(url: str, plan: Plan) -> tuple[list[float], int, int]:
-    """A plain client as most tools have it: one session, one task per request, each line parsed when it comes."""
+def _run_aiohttp(url: str, plan: LoadPlan) -> tuple[list[float], int, int]:
+    """A plain client like those of most tools: one session, one task per request, each line parsed when it comes."""
     try:
         import aiohttp
     except ImportError:
@@ -159,7 +174,7 @@ def _run_aiohttp(url: str, plan: Plan) -> tuple[list[float], int, int]:
     async def main() -> tuple[list[float], int, int]:
         loop, lags, chunks, good = asyncio.get_running_loop(), [], [], []
 
-        async def ask(session, planned, body, due_s) -> None:
+        async def ask(session, request, body, due_s) -> None:
             await asyncio.sleep(max(0.0, due_s - loop.time()))
             sent_s = loop.time()
             lags.append(sent_s - due_s)
@@ -172,7 +187,7 @@ def _run_aiohttp(url: str, plan: Plan) -> tuple[list[float], int, int]:
                     if not line.startswith(b"data: "):
                         continue
                     if line == b"data: [DONE]":
-                        good.append(planned.number)
+                        good.append(request.number)
                         continue
                     at_s = loop.time()
                     if json.loads(line[6:])["choices"][0]["text"]:
@@ -183,11 +198,11 @@ def _run_aiohttp(url: str, plan: Plan) -> tuple[list[float], int, int]:
         async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=timeout) as session:
             start_s, tasks = loop.time(), []
             for chain in plan.chains:
-                planned = chain.requests[0]
-                body = target.encode(planned)
+                request = chain.requests[0]
+                body = target.encode(request)
                 due_s = start_s + chain.start_s
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
-                tasks.append(asyncio.create_task(ask(session, planned, body, due_s)))
+                tasks.append(asyncio.create_task(ask(session, request, body, due_s)))
             await asyncio.gather(*tasks, return_exceptions=True)
         return lags, len(good), sum(chunks)
 

@@ -1,7 +1,7 @@
 """Is A faster than B? Two sides of records or load runs, compared number by number; "cannot tell" is an answer.
 
-A side is the id of a record (its samples are compared) or one or more folders of load runs, separated by commas: each
-run gives one value per metric, because the requests of one run are correlated. One run a side cannot support a claim.
+A side is the id of a record (its samples are compared), or one or more folders of load runs, separated by commas: each
+run gives one value per metric, because the requests of one run are correlated. One run per side supports no claim.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["ComparedRow", "compare_sides", "format_sides", "load_side"]
 
 _LATENCIES = ("ttft_from_schedule", "ttft", "tpot", "icl", "e2e_from_schedule", "e2e")
 _RATES = ("request_per_s", "tok_per_s", "good_per_s", "good_fraction")
-# What a key's end says about its direction: first what something costs (seconds, bytes, joules, dollars, also for each
-# step or token), then what is done in a second. Everything else (a ratio, a count, FLOP per byte) has none.
+# What the end of a key says about its direction: first what something costs (seconds, bytes, joules, dollars, also per
+# step or token), then what is done per second. Everything else (a ratio, a count, FLOP per byte) has no direction.
 _LOWER = re.compile(
     r"(^|(?<!_per)_)((s|bytes|j|usd|perplexity)(_per_(tok|token|req|step|call|flop|byte|million_tokens))?|(j|usd)_per_s)$"
 )
@@ -32,9 +32,17 @@ _HIGHER = re.compile(r"_per_s$|^good_fraction$")
 
 @dataclass(frozen=True, slots=True)
 class ComparedRow:
-    """One number of both sides: means, counts, and the comparison; None with the reason where there is none.
+    """One number of both sides.
 
-    `better`: "lower", "higher", or "" for a number that is neither; its comparison then gives only A over B.
+    Attributes:
+        key: its name.
+        mean_a: mean of side A.
+        mean_b: mean of side B.
+        num_a: samples of side A.
+        num_b: samples of side B.
+        comparison: of the two sides; None if they cannot be compared.
+        reason: why not.
+        better: "lower", "higher", or "" for a number that is neither; its comparison then gives only A over B.
     """
 
     key: str
@@ -66,7 +74,7 @@ def load_side(text: str, *, folder: str | Path | None = None) -> dict[str, list[
 def compare_sides(
     a: Mapping[str, Sequence[float]], b: Mapping[str, Sequence[float]], *, is_paired: bool = False
 ) -> list[ComparedRow]:
-    """Compare what both sides have; the end of a key says whether more is better, less is, or neither."""
+    """Compare what both sides have; the end of a key says whether more, less, or neither is better."""
     rows = []
     for key in (key for key in a if key in b):
         left, right = list(a[key]), list(b[key])
@@ -87,7 +95,7 @@ def compare_sides(
 
 
 def format_sides(rows: Sequence[ComparedRow]) -> str:
-    """Write the comparison as a table: means, the ratio of speeds with its interval, the verdict on A."""
+    """Format the comparison as a table: means, the ratio of speeds with its interval, the verdict on A."""
     lines = [f"{'':<24}{'A':>12}{'B':>12}{'n':>8}   speed of A over B, 95 % interval"]
     for row in rows:
         num = str(row.num_a) if row.num_a == row.num_b else f"{row.num_a}, {row.num_b}"
@@ -115,8 +123,8 @@ def _find_direction(key: str) -> str:
 
 
 def _find_run(text: str) -> Path | None:
-    """Return the folder of a run; None for what is no folder, such as the id of a record."""
-    with contextlib.suppress(OSError):  # a name too long, a user who is not known
+    """Return the folder of a run; None for anything else, such as the id of a record."""
+    with contextlib.suppress(OSError):  # a name that is too long, an unknown user
         folder = expand_path(text)
         return folder if folder.is_dir() else None
     return None
@@ -130,7 +138,7 @@ def _load_run(folder: Path) -> dict[str, float]:
         whole = report["metrics"]["whole"]
         if not report["is_valid"]:
             raise LabkitError(
-                f"the run in {folder.name} is {report['verdict']}.", next_step="Repeat it; nothing follows from it."
+                f"The run in {folder.name} is {report['verdict']}.", next_step="Repeat it; nothing follows from it."
             )
         found = {f"{name}_p50_s": whole["latencies"][name]["p50"] for name in _LATENCIES if whole["latencies"][name]}
         steady = report["metrics"]["steady"] or whole

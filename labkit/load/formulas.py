@@ -1,26 +1,91 @@
 """Why do three tools report three TTFTs of one server? Their formulas, restated, on one log of the socket.
 
 Each tool's source was read at the version in `TOOLS`, and its arithmetic is written here in the course's words, as pure
-functions of logs (`labkit.load.logs`). Seconds throughout.
+functions of logs. A `RequestRecord` keeps only the chunks with content, which is what the course's metrics need. Other
+tools count other events, so a `StreamLog` keeps them all. A record can hold such logs
+(data/recorded/33/chunks.jsonl, written by tests/agreement.py). Seconds throughout.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from labkit.errors import LabkitError
-from labkit.load.logs import RequestLog
 
-__all__ = ["TOOLS", "Tool", "estimate_as"]
+__all__ = ["KINDS", "TIMES", "TOOLS", "StreamEvent", "StreamLog", "Tool", "estimate_as", "load_logs"]
+
+KINDS = {"content": "c", "empty": "e", "usage": "u", "done": "d"}
+TIMES = ("scheduled", "sent", "written", "end")
+
+
+class StreamEvent(NamedTuple):
+    """One event of a stream, with content or without.
+
+    Attributes:
+        at_s: its arrival.
+        kind: "content" (text, reasoning or a tool call), "empty" (choices without content: a role, half a character),
+            "usage" (no choices) or "done" ("[DONE]").
+        num_tokens: output tokens up to it; None if the server did not say.
+    """
+
+    at_s: float
+    kind: str
+    num_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLog:
+    """Every event of one answer, also those without content; times in seconds since the start of the run.
+
+    Attributes:
+        scheduled_s: when the request was due.
+        sent_s: when the client began to send.
+        written_s: when the connection was open and the head of the request was written.
+        end_s: end of the stream.
+        events: in order.
+        num_output_tokens: output tokens as the server counted.
+    """
+
+    scheduled_s: float
+    sent_s: float
+    written_s: float
+    end_s: float
+    events: tuple[StreamEvent, ...]
+    num_output_tokens: int
+
+    def list_arrivals(self, *kinds: str) -> list[float]:
+        """Return the arrivals of the events of these kinds."""
+        return [event.at_s for event in self.events if event.kind in kinds]
+
+
+def load_logs(samples: Mapping[str, Sequence[float]], settings: Mapping, name: str) -> tuple[StreamLog, ...]:
+    """Return the logs that a record (its `samples` and `settings`) holds under `name`."""
+    if f"{name}_arrival_s" not in samples or name not in settings:
+        names = sorted(key.removesuffix("_arrival_s") for key in samples if key.endswith("_arrival_s"))
+        next_step = f"use {', '.join(names)}." if names else "take a record named chunks."
+        raise LabkitError(f"This record holds no log {name!r}.", next_step=next_step)
+    packed, words = settings[name], {letter: kind for kind, letter in KINDS.items()}
+    rows = zip(samples[f"{name}_arrival_s"], packed["kinds"], packed["running_counts"], strict=True)
+    events = [StreamEvent(at_s, words[letter], count) for at_s, letter, count in rows]
+    times_of = zip(*(samples[f"{name}_{what}_s"] for what in TIMES), strict=True)
+    made, first = [], 0
+    for times, num, num_output in zip(times_of, packed["num_events"], packed["num_output"], strict=True):
+        made.append(StreamLog(*times, tuple(events[first : first + num]), num_output))
+        first += num
+    return tuple(made)
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A public tool: version, where its formulas stand, and for each of the course's words what the tool reports.
+    """A public tool.
 
-    `words`: by "ttft", "tpot", "itl", "e2e", "tok_per_s": (the tool's own name for it, its definition). A word that the
-    tool does not report is not there.
+    Attributes:
+        version: the version whose source was read.
+        url: where its formulas are.
+        words: (the tool's own name, its definition) by the course's words "ttft", "tpot", "itl", "e2e", "tok_per_s"; a
+            word that the tool does not report is absent.
     """
 
     version: str
@@ -66,18 +131,18 @@ TOOLS: Mapping[str, Tool] = {
 }  # fmt: skip
 
 
-def estimate_as(tool: str, logs: Sequence[RequestLog]) -> dict[str, list[float]]:
-    """Return what `tool` (a name in TOOLS) would report of these requests: samples by the course's words.
+def estimate_as(tool: str, logs: Sequence[StreamLog]) -> dict[str, list[float]]:
+    """Return what `tool` (a name in TOOLS) would report for these requests: samples by the course's words.
 
     One sample per request for "ttft", "tpot", "e2e" and a per-request "itl"; every gap for a pooled one; one number for
     "tok_per_s". The start of the schedule is 0. Requests without an event that the tool counts are left out.
     """
     if tool not in TOOLS:
-        raise LabkitError(f"{tool!r} is not restated here.", next_step=f"use {', '.join(TOOLS)}.")
+        raise LabkitError(f"{tool!r} is not restated here.", next_step=f"use one of {', '.join(TOOLS)}.")
     return _FORMULAS[tool](logs)
 
 
-def _estimate_vllm(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
+def _estimate_vllm(logs: Sequence[StreamLog]) -> dict[str, list[float]]:
     own = [(log, arrivals) for log in logs if (arrivals := log.list_arrivals("content", "empty"))]
     return {
         "ttft": [arrivals[0] - log.sent_s for log, arrivals in own],
@@ -89,7 +154,7 @@ def _estimate_vllm(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-def _estimate_guidellm(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
+def _estimate_guidellm(logs: Sequence[StreamLog]) -> dict[str, list[float]]:
     own = [(log, arrivals) for log in logs if (arrivals := log.list_arrivals("content"))]
     begin_s = min((log.written_s for log, _ in own), default=0.0)
     return {
@@ -102,7 +167,7 @@ def _estimate_guidellm(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-def _estimate_aiperf(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
+def _estimate_aiperf(logs: Sequence[StreamLog]) -> dict[str, list[float]]:
     own = [(log, arrivals) for log in logs if (arrivals := log.list_arrivals("content"))]
     return {
         "ttft": [arrivals[0] - log.sent_s for log, arrivals in own],
@@ -113,11 +178,11 @@ def _estimate_aiperf(logs: Sequence[RequestLog]) -> dict[str, list[float]]:
     }  # fmt: skip
 
 
-def _rate(own: Sequence[tuple[RequestLog, list[float]]], begin_s: float, ends_s: Sequence[float]) -> list[float]:
+def _rate(own: Sequence[tuple[StreamLog, list[float]]], begin_s: float, ends_s: Sequence[float]) -> list[float]:
     tokens, seconds = sum(log.num_output_tokens for log, _ in own), max(ends_s, default=begin_s) - begin_s
     return [tokens / seconds] if seconds > 0 else []
 
 
-_FORMULAS: Mapping[str, Callable[[Sequence[RequestLog]], dict[str, list[float]]]] = {
+_FORMULAS: Mapping[str, Callable[[Sequence[StreamLog]], dict[str, list[float]]]] = {
     "vllm bench serve": _estimate_vllm, "guidellm": _estimate_guidellm, "aiperf": _estimate_aiperf,
 }  # fmt: skip

@@ -5,12 +5,16 @@
         --labkit-model MODEL --labkit-rate 20 --labkit-requests 600
     locust -f labkit/load/locustfile.py --worker --master-host MASTER       (on every machine, as often as it has cores)
 
-Every worker draws the same plan from the same seed and takes every n-th chain of it, at its own absolute time; all
-begin at one instant of the wall clock, so machines need a common one (NTP) as exact as the run should be. The master
-merges the records into one report, prints it, and exits with 0 only for a valid run. Locust's own statistics show the
-time to first token; its users do nothing here (`-u` and `-r` are not needed). This is a program: nothing imports it.
+Every worker draws the same plan from the same seed and follows every n-th chain of it with labkit's client, whose event
+loop runs in a greenlet of gevent. All begin at one time of the wall clock, so the machines' clocks must agree (NTP) as
+closely as the run should be exact. The master merges the records into one report, prints it, and exits with 0 only for
+a valid run. Locust's own statistics show the time to first token; its users do nothing here (`-u` and `-r` are not
+needed). This is a program: nothing imports it.
 """
 
+import asyncio
+import dataclasses
+import selectors
 import time
 from pathlib import Path
 
@@ -18,19 +22,20 @@ import gevent
 from locust import User, constant, events, task
 from locust.runners import LocalRunner, MasterRunner, WorkerRunner
 
-from labkit.load.blocking import run_blocking
-from labkit.load.client import ClientHealth, ClientRun, Limits, Target
+from labkit.load.client import ClientHealth, ClientRun, Limits, Target, run_client
 from labkit.load.metrics import estimate_metrics
 from labkit.load.records import RequestRecord
 from labkit.load.report import LoadResult, format_report, save_report
 from labkit.load.run import read_slo
-from labkit.load.schedules import draw_open_plan
+from labkit.load.transport import HttpTransport
 from labkit.load.verdict import check_client
+from labkit.workload import LoadPlan, draw_open_plan
 
 __all__ = ["Idle", "add_options", "connect", "start_run"]
 
-_LEAD_S = 2.0  # from the master's start signal to the first instant of the plan: messages must have arrived
+_LEAD_S = 2.0  # from the master's start signal to the start of the plan: messages must have arrived
 _GRACE_S = 30.0
+_COARSE_S = 0.0015
 _OPTIONS = (
     ("model", str, "", "name of the model"), ("api", str, "completions", "completions or chat"),
     ("arrival", str, "poisson", "arrival process"), ("rate", float, 1.0, "requests per second"),
@@ -42,7 +47,7 @@ _OPTIONS = (
 
 
 class Idle(User):
-    """Locust wants a user; the plan is followed beside it."""
+    """Locust needs a user; the client runs next to it."""
 
     wait_time = constant(1)
 
@@ -74,7 +79,7 @@ def connect(environment, **_) -> None:
 
 @events.test_start.add_listener
 def start_run(environment, **_) -> None:
-    """Begin: the master tells every worker its place and the common instant; without workers, this process does it."""
+    """Begin: the master tells every worker its place and the common start; without workers, this process works."""
     runner = environment.runner
     if isinstance(runner, WorkerRunner):
         return
@@ -92,13 +97,13 @@ def start_run(environment, **_) -> None:
         runner.send_message("labkit_start", {**spec, "index": index, "num_workers": len(workers)}, worker)
 
 
-def _draw(spec):
+def _draw(spec) -> LoadPlan:
     return draw_open_plan(spec["arrival"], rate_per_s=spec["rate"], num_requests=spec["requests"],
                           prompt=spec["prompt"], output=spec["output"], seed=spec["seed"])  # fmt: skip
 
 
 def _work(environment, msg, **_) -> None:
-    """A worker: follow the own part of the plan and send records home about once a second."""
+    """A worker: follow its part of the plan and send records home about once a second."""
     send = environment.runner.send_message
     _follow(msg.data, msg.data["index"], msg.data["num_workers"], environment, send)
 
@@ -125,19 +130,33 @@ def _follow(spec, index, num_workers, environment, send) -> None:
             flush()
 
     flusher = gevent.spawn(flush_often)
+    plan, target = _draw(spec).split(index, num_workers), Target(spec["model"], spec["api"])
     start_s = time.monotonic() + spec["begin"] - time.time()
-    target, limits = Target(spec["model"], spec["api"]), Limits(spec["request-limit"])
-    run = run_blocking(spec["url"], _draw(spec).split(index, num_workers), target, limits=limits, start_s=start_s,
-                       on_record=keep)  # fmt: skip
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(_PreciseSelector())) as runner:
+        run = runner.run(run_client(plan, target, HttpTransport(spec["url"]), limits=Limits(spec["request-limit"]),
+                                    start_s=start_s, on_record=keep))  # fmt: skip
     flusher.kill()
     flush()
-    health = run.health
-    send("labkit_end", {"end": run.end, "delays_s": list(health.delays_s), "concurrency": health.concurrency,
-                        "cpu_fraction": health.cpu_fraction, "window_s": health.window_s})  # fmt: skip
+    send("labkit_end", {"end": run.end, "health": dataclasses.asdict(run.health)})
+
+
+class _PreciseSelector(selectors.DefaultSelector):
+    """gevent's selector, whose timers are up to a millisecond late, with a busy wait in the last millisecond."""
+
+    def select(self, timeout: float | None = None) -> list:
+        """Return what is ready, after at most `timeout` seconds."""
+        if timeout is None or timeout <= 0:
+            return super().select(timeout)
+        due_s = time.monotonic() + timeout
+        ready = super().select(timeout - _COARSE_S) if timeout > _COARSE_S else []
+        while not ready and time.monotonic() < due_s:
+            gevent.sleep(0)
+            ready = super().select(0)
+        return ready
 
 
 class _Collector:
-    """The master's side: records and ends of all workers, and at last one report."""
+    """The master's side: records and ends of all workers, then one report."""
 
     def __init__(self, environment) -> None:
         self.environment, self.spec = environment, {}
@@ -158,7 +177,7 @@ class _Collector:
             self.ends[worker] = data
 
     def wait(self) -> None:
-        """Wait for every worker that still lives, then report and leave."""
+        """Wait for every worker that is still alive, then report and quit."""
         plan = _draw(self.spec)
         limit = self.spec["begin"] + plan.last_start_s + self.spec["request-limit"] + _GRACE_S
         while time.time() < limit and (left := [worker for worker in self.workers if worker not in self.ends]):
@@ -178,18 +197,16 @@ class _Collector:
         runs, problems = [], []
         for index, worker in enumerate(self.workers):
             end = self.ends.get(worker)
-            if end is None:
+            if not end:
                 kept, num = len(self.records[worker]), plan.split(index, len(self.workers)).num_requests
                 problems.append(f"worker {index} was lost: {kept} of {num} of its requests are kept")
-            end = end or {"end": "complete", "delays_s": [], "concurrency": 0.0, "cpu_fraction": 0.0, "window_s": 0.0}
-            fields = {name: end[name] for name in ("concurrency", "cpu_fraction", "window_s")}
-            health = ClientHealth(tuple(end["delays_s"]), **fields)
-            runs.append(ClientRun(tuple(self.records[worker]), health, end["end"], 0.0))
+            end = end or {"end": "complete", "health": {}}
+            runs.append(ClientRun(tuple(self.records[worker]), ClientHealth(**end["health"]), end["end"], 0.0))
         records = tuple(sorted((r for run in runs for r in run.records), key=lambda record: record.number))
         slo = read_slo(self.spec["slo"], loop=plan.loop)
         verdict = check_client(runs)
         if problems:
-            verdict = type(verdict)(False, (*verdict.reasons, *problems), verdict.remarks, verdict.numbers)
+            verdict = dataclasses.replace(verdict, is_valid=False, reasons=(*verdict.reasons, *problems))
         result = LoadResult(
             {"url": self.spec["url"], "model": self.spec["model"], "api": self.spec["api"], "under": "Locust"},
             plan.to_dict(), records, estimate_metrics(records, slo=slo), verdict, slo,

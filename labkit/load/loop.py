@@ -1,7 +1,7 @@
 """When does a timer fire? An event loop whose timers are not rounded up to the next millisecond.
 
 epoll waits in whole milliseconds, so asyncio's timers are half a millisecond late on average, and so would be every
-request. An epoll descriptor can itself be waited for with select(2), which counts microseconds: that is all.
+request. select(2) counts microseconds and can wait for an epoll descriptor: that is the whole trick.
 """
 
 import asyncio
@@ -13,17 +13,17 @@ from typing import Any
 
 __all__ = ["run_precise"]
 
-_MAX_SELECT = 1024  # FD_SETSIZE: select(2) knows no higher descriptor
+_MAX_SELECT = 1024  # FD_SETSIZE: select(2) takes no higher descriptor
 
 
 def run_precise(main: Coroutine) -> Any:
-    """Run a coroutine on a loop with precise timers and return its result; also from inside a notebook's own loop."""
+    """Run a coroutine on a loop with precise timers and return its result; also from inside a notebook's loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         with asyncio.Runner(loop_factory=_make_loop) as runner:
             return runner.run(main)
-    # A notebook's thread already runs a loop: ours gets a thread of its own.
+    # A notebook's thread already runs a loop: ours gets its own thread.
     answer: list = []
 
     def work() -> None:

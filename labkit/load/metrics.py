@@ -1,7 +1,7 @@
 """What do the records of a run say? Distributions, throughput and goodput, each word defined once.
 
 Pure functions of the records. `DEFINITIONS` holds the sentence that is printed with each number. The whole run goes
-from the first request sent to the last end; the steady window leaves out the ramp at both sides (`STEADY_RULE`).
+from the first request sent to the last end; the steady window leaves out the ramps at both ends (`STEADY_RULE`).
 """
 
 import math
@@ -14,18 +14,26 @@ from labkit.errors import LabkitError
 from labkit.load.records import RequestRecord
 from labkit.stats import Summary, summarize
 
-__all__ = ["DEFINITIONS", "STEADY_RULE", "Metrics", "Part", "check_slo", "estimate_metrics", "measure_latency"]
+__all__ = [
+    "DEFINITIONS",
+    "STEADY_RULE",
+    "Metrics",
+    "WindowMetrics",
+    "check_slo",
+    "estimate_metrics",
+    "measure_latency",
+]
 
 DEFINITIONS = {
-    "ttft": "first chunk that carries content (text, reasoning or tool call) minus the instant of sending",
-    "ttft_from_schedule": "first chunk that carries content minus the scheduled one: keeps coordinated omission out",
-    "first_answer": "first chunk that carries content and no reasoning minus the instant of sending",
+    "ttft": "first chunk that carries content (text, reasoning or tool call) minus the time of sending",
+    "ttft_from_schedule": "first chunk that carries content minus the scheduled time: keeps coordinated omission out",
+    "first_answer": "first chunk that carries content and no reasoning minus the time of sending",
     "icl": "gaps between chunks with content, pooled over requests: shows a decode stall",
     "itl": "gaps between tokens; a chunk of m tokens gives its gap / m, m times; more tokens in the first chunk give 0",
     "tpot": "(last chunk - first chunk) / (n - 1) of each request with n > 1 output tokens",
-    "e2e": "last chunk with content minus the instant of sending",
-    "e2e_from_schedule": "last chunk with content minus the scheduled instant",
-    "lag": "instant of sending minus the scheduled instant: how late the client itself was",
+    "e2e": "last chunk with content minus the time of sending",
+    "e2e_from_schedule": "last chunk with content minus the scheduled time",
+    "lag": "time of sending minus the scheduled time: how late the client itself was",
     "tok_per_s": "output tokens of successful requests over the window",
     "total_tok_per_s": "prompt and output tokens of successful requests over the window",
     "good_per_s": "requests that meet every SLO per second; equality meets it",
@@ -33,20 +41,34 @@ DEFINITIONS = {
     "concurrency": "requests in flight, the mean over the window",
 }
 STEADY_RULE = (
-    "from the first scheduled instant plus the 90th percentile of e2e_from_schedule to the last scheduled instant; "
-    "none when that is under half of the sending time"
+    "from the first scheduled time plus the 90th percentile of e2e_from_schedule to the last scheduled time; "
+    "none if that is under half of the sending time"
 )
 _PER_REQUEST = ("ttft", "ttft_from_schedule", "first_answer", "tpot", "e2e", "e2e_from_schedule")
 _POOLED = ("icl", "itl")
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A window of a run (from `begin_s` to `end_s` since its start): counts, rates, and a `Summary` per latency.
+class WindowMetrics:
+    """What happened in one window of a run.
 
-    `latencies[name]` is None where there was no sample. `good_per_s` and `good_fraction` are None without SLOs, the
-    fraction also when no request could be judged. Requests belong to the window in which they were scheduled, tokens
-    to the window in which they arrived.
+    Requests belong to the window in which they were scheduled, tokens to the window in which they arrived.
+
+    Attributes:
+        begin_s: its begin, in seconds since the start of the run.
+        end_s: its end.
+        num_requests: requests scheduled in it.
+        num_succeeded: of these, with a whole answer.
+        num_failed: of these, without.
+        num_good: of these, those that met every SLO; None without SLOs.
+        num_undecided: requests to which no SLO applies.
+        request_per_s: successful requests per second.
+        tok_per_s: output tokens per second.
+        total_tok_per_s: prompt and output tokens per second; None if the prompts are unknown.
+        good_per_s: good requests per second; None without SLOs.
+        good_fraction: good / (succeeded + failed); None without SLOs or if no request could be judged.
+        concurrency: mean number of requests in flight.
+        latencies: a `Summary` in seconds for each latency; None without samples.
     """
 
     begin_s: float
@@ -66,16 +88,25 @@ class Part:
 
     @property
     def seconds(self) -> float:
-        """Length of the window."""
+        """Length of the window in seconds."""
         return self.end_s - self.begin_s
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """All metrics of a run; `steady` is None where the run is too short for a steady part."""
+    """All metrics of a run.
 
-    whole: Part
-    steady: Part | None
+    Attributes:
+        whole: the whole run, from the first request sent to the last end.
+        steady: the steady window (`STEADY_RULE`); None if the run is too short for one.
+        causes: number of failures by cause.
+        sources: number of successful requests by the source of their token counts.
+        notes: number of requests by note (digits replaced by N).
+        num_retries: attempts that were refused and repeated.
+    """
+
+    whole: WindowMetrics
+    steady: WindowMetrics | None
     causes: Mapping[str, int]
     sources: Mapping[str, int]
     notes: Mapping[str, int] = field(default_factory=dict)
@@ -85,13 +116,13 @@ class Metrics:
 def estimate_metrics(records: Sequence[RequestRecord], *, slo: Mapping[str, float] | None = None) -> Metrics:
     """Return the metrics of a run's records; `slo`: seconds by name ("ttft_from_schedule": 0.5, "tpot": 0.03).
 
-    LabkitError for no record at all. Failed requests are out of the latencies and in the error counts.
+    Failed requests are not in the latencies but in the error counts. Raises LabkitError without any record.
     """
     if not records:
-        raise LabkitError("There is no record of a request.", next_step="Look at why the run sent nothing.")
+        raise LabkitError("There is no record of a request.", next_step="Find out why the run sent nothing.")
     for name in slo or {}:
         if name not in _PER_REQUEST:
-            raise LabkitError(f"{name!r} is no SLO.", next_step=f"use {', '.join(_PER_REQUEST)}.")
+            raise LabkitError(f"{name!r} is not a valid SLO.", next_step=f"use {', '.join(_PER_REQUEST)}.")
     sent = [record for record in records if record.sent_s is not None]
     begin_s = min((record.sent_s for record in sent), default=0.0)
     end_s = max((_end_of(record) for record in sent), default=begin_s)
@@ -117,13 +148,15 @@ def measure_latency(records: Sequence[RequestRecord], name: str) -> list[float]:
     if name in _POOLED:
         return [gap for record in records for gap in getattr(record, f"{name}_s") or ()]
     if name not in (*_PER_REQUEST, "lag"):
-        raise LabkitError(f"{name!r} is no latency.", next_step=f"use {', '.join((*_PER_REQUEST, *_POOLED, 'lag'))}.")
+        raise LabkitError(
+            f"{name!r} is not a latency.", next_step=f"use {', '.join((*_PER_REQUEST, *_POOLED, 'lag'))}."
+        )
     values = (getattr(record, f"{name}_s") for record in records)
     return [value for value in values if value is not None]
 
 
 def check_slo(record: RequestRecord, slo: Mapping[str, float]) -> bool | None:
-    """Say whether a request meets every SLO (equality meets it); None when none of them applies to it.
+    """Say whether a request meets every SLO (equality meets it); None if none of them applies to it.
 
     A failed request meets none. A TPOT of one token neither meets nor misses.
     """
@@ -141,7 +174,7 @@ def _end_of(record: RequestRecord) -> float:
 
 
 def _find_steady(records: Sequence[RequestRecord]) -> tuple[float, float] | None:
-    """The steady window by STEADY_RULE."""
+    """Return the steady window by STEADY_RULE, or None."""
     ends = [record.e2e_from_schedule_s for record in records if record.is_good]
     if not ends:
         return None
@@ -150,7 +183,7 @@ def _find_steady(records: Sequence[RequestRecord]) -> tuple[float, float] | None
     return (begin_s, last_s) if last_s - begin_s >= 0.5 * (last_s - first_s) > 0 else None
 
 
-def _measure_part(records, slo, begin_s: float, end_s: float, *, is_whole: bool) -> Part:
+def _measure_part(records, slo, begin_s: float, end_s: float, *, is_whole: bool) -> WindowMetrics:
     own = [r for r in records if is_whole or begin_s <= r.scheduled_s <= end_s]
     good = [record for record in own if record.is_good]
     judged = [check_slo(record, slo) for record in own] if slo else []
@@ -162,7 +195,7 @@ def _measure_part(records, slo, begin_s: float, end_s: float, *, is_whole: bool)
         if not record.is_good:
             continue
         inside = [chunk for chunk in record.chunks if is_whole or begin_s <= chunk.at_s <= end_s]
-        # Where the tokens of single chunks are unknown, they are spread evenly over the chunks.
+        # If the tokens of single chunks are unknown, they are spread evenly over the chunks.
         each = record.num_output_tokens / len(record.chunks)
         tokens += math.fsum(each if chunk.num_tokens is None else chunk.num_tokens for chunk in inside)
         if is_whole or begin_s <= record.chunks[0].at_s <= end_s:
@@ -173,7 +206,7 @@ def _measure_part(records, slo, begin_s: float, end_s: float, *, is_whole: bool)
     )
     rate = (lambda count: count / seconds) if seconds > 0 else (lambda count: 0.0)
     samples = {name: measure_latency(own, name) for name in (*_PER_REQUEST, *_POOLED, "lag")}
-    return Part(
+    return WindowMetrics(
         begin_s, end_s, len(own), len(good), len(own) - len(good), num_good if slo else None, num_undecided,
         rate(len(good)), rate(tokens), None if prompt_tokens is None else rate(tokens + prompt_tokens),
         rate(num_good) if slo else None, num_good / num_judged if slo and num_judged else None, rate(busy_s),

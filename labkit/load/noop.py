@@ -1,7 +1,7 @@
 """What answers without doing anything? A server that streams canned chunks at a fixed beat, to measure clients with.
 
-Each chunk carries the instant at which the server wrote it (monotonic clock, which all processes of a machine share),
-so a client's error on every single chunk is known. One timer serves all streams: at each beat, every open stream gets
+Each chunk carries the time at which the server wrote it (monotonic clock, which all processes of a machine share), so a
+client's error on every single chunk is known. One timer serves all streams: at each beat, every open stream gets
 its next chunk. It runs in a child process.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 
-__all__ = ["main", "read_write_instants", "run_noop"]
+__all__ = ["main", "read_write_times", "run_noop"]
 
 _HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
@@ -25,7 +25,7 @@ _END = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 @contextlib.contextmanager
 def run_noop(*, num_chunks: int = 16, gap_s: float = 0.005) -> Iterator[str]:
-    """Run the server in a child process; gives its base URL. A request is answered with `num_chunks` chunks."""
+    """Run the server in a child process; gives its base URL. Every answer has `num_chunks` chunks, one each `gap_s`."""
     program = "from labkit.load.noop import main; main()"
     spec = json.dumps({"num_chunks": num_chunks, "gap_s": gap_s})
     process = subprocess.Popen(
@@ -35,7 +35,7 @@ def run_noop(*, num_chunks: int = 16, gap_s: float = 0.005) -> Iterator[str]:
     try:
         port = process.stdout.readline().strip()
         if not port.isdigit():
-            raise LabkitError("the no-op server did not start.", next_step="Look at its message above.")
+            raise LabkitError("The no-op server did not start.", next_step="Look at its message above.")
         yield f"http://127.0.0.1:{int(port)}"
     finally:
         process.stdin.close()  # its sign to end
@@ -47,8 +47,8 @@ def run_noop(*, num_chunks: int = 16, gap_s: float = 0.005) -> Iterator[str]:
         process.stdout.close()
 
 
-def read_write_instants(body: bytes) -> list[float]:
-    """Return the instants that the server wrote into the chunks of a body."""
+def read_write_times(body: bytes) -> list[float]:
+    """Return the times that the server wrote into the chunks of a body."""
     return [float(part.partition(b'"')[0]) for part in body.split(b'"text":"')[1:]]
 
 
@@ -98,7 +98,7 @@ class _Server:
             due_s = max(due_s + self.gap_s, time.monotonic() - self.gap_s)
             await asyncio.sleep(max(0.0, due_s - time.monotonic()))
             for stream in list(self.streams):
-                # The stamp is as near to the write as it can be: what a long list of streams costs is the server's.
+                # The stamp is as close to the write as possible: a long list of streams is the server's delay.
                 event = b'data: {"object":"text_completion","choices":[{"text":"%.7f"}]}\n\n' % time.monotonic()
                 data = b"%x\r\n%b\r\n" % (len(event), event)
                 stream.left -= 1

@@ -1,7 +1,7 @@
 """What does a load run say, in one place? A report: verdict first, then every number with its definition.
 
-`LoadResult` holds a run; `format_report` writes the console's table, `LoadResult.to_dict` the JSON (no prompt, no
-answer, no header, no password is in it), `save_report` the folder: requests.jsonl, report.json.
+`LoadResult` holds a run; `format_report` writes the table for a console, `LoadResult.to_dict` the JSON (no prompts,
+answers, headers or passwords), `save_report` the folder: requests.jsonl and report.json.
 """
 
 from __future__ import annotations
@@ -13,52 +13,89 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from labkit.cost import estimate_usd_per_million_tokens
-from labkit.load.metrics import DEFINITIONS, STEADY_RULE, Metrics, Part
+from labkit.errors import LabkitError
+from labkit.journal import append_lines, format_line
+from labkit.load.metrics import DEFINITIONS, STEADY_RULE, Metrics, WindowMetrics
 from labkit.load.records import RequestRecord
 from labkit.load.sampling import Sampling
-from labkit.load.verdict import BOUNDS, Verdict
+from labkit.load.verdict import BOUNDS, ClientVerdict
 from labkit.units import format_bytes, format_interval, format_number, format_seconds
 
-__all__ = ["Ceiling", "LoadResult", "format_report", "save_report"]
+__all__ = ["ClientCeiling", "LoadResult", "format_report", "save_report"]
 
 _ROWS = ("ttft_from_schedule", "ttft", "first_answer", "tpot", "itl", "icl", "e2e_from_schedule", "e2e", "lag")
 
 
 @dataclass(frozen=True, slots=True)
-class Ceiling:
-    """What this client reached here against a server that does nothing (`labkit bench-client`), and when."""
+class ClientCeiling:
+    """What this client reached on this machine against a server that does nothing (`labkit bench-client`).
+
+    Attributes:
+        request_per_s: requests per second.
+        chunk_per_s: chunks per second.
+        time: when it was measured, ISO 8601.
+    """
 
     request_per_s: float
     chunk_per_s: float
     time: str
 
-    def measure_share(self, part: Part, num_chunks: int) -> float:
+    def measure_share(self, window: WindowMetrics, num_chunks: int) -> float:
         """Return the larger of the run's shares of the two ceilings."""
-        seconds = part.seconds or 1.0
-        return max(part.num_requests / seconds / self.request_per_s, num_chunks / seconds / self.chunk_per_s)
+        seconds = window.seconds or 1.0
+        return max(window.num_requests / seconds / self.request_per_s, num_chunks / seconds / self.chunk_per_s)
 
 
 @dataclass(frozen=True, slots=True)
 class LoadResult:
-    """A load run: its records, metrics, verdict and surroundings."""
+    """A load run.
+
+    Attributes:
+        target: what was asked of which server.
+        plan: `LoadPlan.to_dict()`.
+        records: one per request, in order of their numbers.
+        metrics: of these records.
+        verdict: on the client.
+        slo: SLOs in seconds, by latency.
+        end: "complete", "interrupted" or "run deadline".
+        sampling: what the server and the GPU did meanwhile.
+        ceiling: of this client on this machine; None if it was never measured.
+        price_usd_per_hour: price of the machine.
+        num_workers: client processes.
+        problems: what went wrong besides the requests, as sentences.
+        provenance: where and with what it was measured.
+    """
 
     target: Mapping[str, object]
     plan: Mapping[str, object]
     records: tuple[RequestRecord, ...]
     metrics: Metrics
-    verdict: Verdict
+    verdict: ClientVerdict
     slo: Mapping[str, float]
     end: str
     sampling: Sampling | None = None
-    ceiling: Ceiling | None = None
+    ceiling: ClientCeiling | None = None
     price_usd_per_hour: float | None = None
     num_workers: int = 1
     problems: tuple[str, ...] = ()
     provenance: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def tok_per_s(self) -> float:
+        """Output tokens over the whole run, from the first request sent to the last token."""
+        return self.metrics.whole.tok_per_s
+
+    @property
+    def middle_tok_per_s(self) -> float:
+        """Output tokens that arrived in the middle half of the whole run, over that half: no ramp up or down."""
+        whole = self.metrics.whole
+        low_s, half_s = whole.begin_s + 0.25 * whole.seconds, 0.5 * whole.seconds
+        chunks = (chunk for record in self.records if record.is_good for chunk in record.chunks)
+        return sum(chunk.num_tokens or 0 for chunk in chunks if low_s <= chunk.at_s < low_s + half_s) / half_s
+
+    @property
     def usd_per_million_tokens(self) -> float | None:
-        """Cost of a million output tokens at the steady rate (the whole run's, where there is no steady part)."""
+        """Cost of a million output tokens at the steady rate (of the whole run, if there is no steady window)."""
         part = self.metrics.steady or self.metrics.whole
         if self.price_usd_per_hour is None or not part.tok_per_s > 0:
             return None
@@ -66,12 +103,12 @@ class LoadResult:
 
     @property
     def ceiling_share(self) -> float | None:
-        """How close the run was to what this client can do here; None where that was never measured."""
+        """How close the run was to what this client can do here; None if that was never measured."""
         num_chunks = sum(len(record.chunks) for record in self.records)
         return self.ceiling.measure_share(self.metrics.whole, num_chunks) if self.ceiling else None
 
     def to_dict(self) -> dict:
-        """The report as JSON values, without the single requests."""
+        """Return the report as JSON values, without the single requests."""
         sampling = self.sampling
         server = None if sampling is None or not sampling.before else {
             "before": dict(sampling.before), "after": dict(sampling.after), "hit_fraction": sampling.hit_fraction,
@@ -95,13 +132,10 @@ class LoadResult:
 
 
 def save_report(result: LoadResult, folder: str | Path) -> Path:
-    """Write report.json, and requests.jsonl where the run itself has not (a journal does); returns the folder.
+    """Write report.json, and requests.jsonl unless the run has written it (its journal); returns the folder.
 
     LabkitError when the disk is full or the folder cannot be written.
     """
-    from labkit.errors import LabkitError
-    from labkit.journal import append_lines, format_line
-
     folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -112,14 +146,14 @@ def save_report(result: LoadResult, folder: str | Path) -> Path:
         (folder / "report.json").write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise LabkitError(
-            f"the report could not be written to {folder} ({error.strerror}).",
+            f"The report could not be written to {folder} ({error.strerror}).",
             next_step="Free some space, or use --out.",
         ) from None
     return folder
 
 
 def format_report(result: LoadResult, *, width: int = 100) -> str:
-    """Write the report for a console: the verdict, the counts, one line per metric, what the server showed."""
+    """Format the report for a console: the verdict, the counts, one line per metric, what the server showed."""
     whole, steady, plan = result.metrics.whole, result.metrics.steady, result.plan
     lines = [
         f"client: {result.verdict}",
@@ -137,10 +171,10 @@ def format_report(result: LoadResult, *, width: int = 100) -> str:
     for name, unit, words in _RATES:
         values = [getattr(part, name) if part else None for part in (whole, steady)]
         if values[0] is not None:
-            cells = ["no steady part" if part is None else _format_rate(v, unit)
+            cells = ["no steady window" if part is None else _format_rate(v, unit)
                      for part, v in zip((whole, steady), values, strict=True)]  # fmt: skip
             lines.append(f"{words:<20}{cells[0]:>18}{cells[1]:>18}")
-    head = "whole run, from the schedule where it says so"
+    head = "whole run, from the schedule where the name says so"
     lines += ["", f"{head:<20}", f"{'':<20}" + "".join(f"{q:>18}" for q in ("p50", "p90", "p95", "p99")) + "       n"]
     for name in _ROWS:
         if (summary := whole.latencies[name]) is not None:
@@ -177,7 +211,7 @@ def _format_cell(value: float | None, interval) -> str:
 
 def _format_ceiling(result: LoadResult) -> str:
     if result.ceiling is None:
-        return "this client's own ceiling here is not known: run `labkit bench-client` once"
+        return "the ceiling of this client on this machine is unknown: run `labkit bench-client` once"
     share = f"{result.ceiling_share:.1%}"
     return (
         f"{share} of this client's ceiling here, {format_number(result.ceiling.request_per_s)} req/s and "

@@ -1,10 +1,10 @@
-"""How many requests a second can the server take within the promise? The highest rate that keeps an SLO, by bisection.
+"""How many requests per second can the server take and keep its SLO? The highest such rate, by bisection.
 
-Each rate is tried by whole runs, again until the answer is sure or the repeats are used up: a rate keeps the SLO when
-at least `share` of its requests (0.99: a p99 SLO) meet it. Runs of one rate are pooled, and the share's 95 % interval
-(Wilson) decides: wholly above `share` is yes, wholly below is no; what stays open is a no, and counted. A rate at
-which the queue grows through the run is over-saturated: no, whatever its first requests saw. An INVALID run decides
-nothing and is repeated.
+Each rate is tried with whole runs, repeated until the answer is sure or no repeat is left: a rate keeps the SLO if
+at least `share` of its requests (0.99: a p99 SLO) meet it. Runs at one rate are pooled, and the share's 95 % interval
+(Wilson) decides: wholly above `share` is yes, wholly below is no; what stays open counts as no. A rate at which the
+queue grows through the run is over-saturated: no, whatever its first requests saw. An INVALID run decides nothing and
+is repeated.
 """
 
 from __future__ import annotations
@@ -26,21 +26,28 @@ _Z = 1.959963984540054
 
 
 class Bisection:
-    """Finds the largest value that works: doubling to the first that does not, then halving the (log) distance.
+    """Finds the largest value that works: doubles up to the first that does not, then halves the (log) distance.
 
-    `value` is the next to try, None at the end; tell it the outcome with `tell`. It stops when the first failure is
-    within `tolerance` (1.1: 10 %) of the last success, below `lowest` or above `highest`.
+    Stops when the first failure is within `tolerance` (1.1: 10 %) of the last success, or at `lowest` or `highest`.
+
+    Attributes:
+        value: the next to try; None at the end. Report the outcome with `tell`.
+        best: the largest that worked; 0 if none did.
+        worst: the smallest that did not; infinity if all worked.
     """
 
     def __init__(self, start: float, *, lowest: float, highest: float, tolerance: float = 1.1) -> None:
         if not 0 < lowest <= start <= highest or not tolerance > 1:
-            raise LabkitError(f"no search from {start} between {lowest} and {highest} with tolerance {tolerance}.")
+            raise LabkitError(
+                f"A search from {start} between {lowest} and {highest} with tolerance {tolerance} is impossible.",
+                next_step="Start between the bounds, with a tolerance above 1.",
+            )
         self.value: float | None = start
         self.best, self.worst = 0.0, math.inf
         self._lowest, self._highest, self._tolerance = lowest, highest, tolerance
 
     def tell(self, is_good: bool) -> None:
-        """Say whether `value` worked."""
+        """Report whether `value` worked."""
         if is_good:
             self.best = max(self.best, self.value)
         else:
@@ -55,7 +62,17 @@ class Bisection:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One rate: what was decided ("kept", "missed", "open", "over-saturated" or "invalid"), and on what."""
+    """What was decided for one rate, and from what.
+
+    Attributes:
+        rate_per_s: requests per second.
+        outcome: "kept", "missed", "open", "over-saturated" or "invalid".
+        num_good: requests that met the SLO, over all runs.
+        num_judged: requests to which the SLO applies.
+        num_runs: runs at this rate.
+        num_invalid: of these, INVALID.
+        reason: why, if the counts do not say it.
+    """
 
     rate_per_s: float
     outcome: str
@@ -68,9 +85,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """`rate_per_s`: the highest rate that kept the SLO (0: none did); `missed_per_s`: the lowest that did not.
+    """The result of a search.
 
-    `trials` in the order in which they were made.
+    Attributes:
+        rate_per_s: the highest rate that kept the SLO; 0 if none did.
+        missed_per_s: the lowest rate that did not; infinity if all did.
+        trials: in the order in which they were made.
     """
 
     rate_per_s: float
@@ -103,7 +123,7 @@ def run_search(
     max_repeats: int = 3,
     on_trial: Callable[[Trial], None] | None = None,
 ) -> SearchResult:
-    """Search the highest rate at which `share` of the requests meet `slo`.
+    """Search for the highest rate at which `share` of the requests meet `slo`.
 
     `run_at(rate_per_s, repeat)` makes one run (with another seed for each repeat) and returns its `LoadResult`.
     """
@@ -142,9 +162,9 @@ def _try_rate(run_at, slo, rate_per_s: float, share: float, max_repeats: int) ->
         if outcome != "open":
             break
     else:
-        # All repeats are used: the pooled share alone says "kept" only when not one request was bad.
+        # All repeats are used up: without an interval, "kept" needs that every single request was good.
         if outcome == "open" and num_judged and num_good == num_judged:
-            outcome, reason = "kept", "all good, though too few requests for an interval"
+            outcome, reason = "kept", "all good, but too few requests for an interval"
     return Trial(rate_per_s, outcome, num_good, num_judged, repeat + 1, num_invalid, reason)
 
 
@@ -159,11 +179,11 @@ def estimate_share_interval(num_good: int, num: int) -> tuple[float, float]:
 
 
 def find_saturation(records: Sequence[RequestRecord]) -> str:
-    """Say whether the queue grew through a run ("" when not): more comes in than goes out.
+    """Say how the queue grew through a run, "" if it did not: a sign that more comes in than goes out.
 
-    The sign: over the time of sending, time to first token from the schedule grows with the schedule, steadily (rank
-    correlation over 0.5) and much (the last third's median over twice the first third's, and more than 5 % of the
-    sending time above it). Unsent and cut requests of the last third count as infinitely late.
+    The sign: the time to first token from the schedule grows while sending, steadily (rank correlation over 0.5) and
+    much (the median of the last third is over twice that of the first, and above it by over 5 % of the sending time).
+    Failed and unsent requests count as infinitely late.
     """
     rows = sorted((r.scheduled_s, r.ttft_from_schedule_s if r.is_good else math.inf) for r in records)
     if len(rows) < 30:
@@ -172,7 +192,7 @@ def find_saturation(records: Sequence[RequestRecord]) -> str:
     third = len(rows) // 3
     first, last = float(np.median(waits[:third])), float(np.median(waits[-third:]))
     if math.isinf(first):
-        return ""  # it failed from the start: that is no queue
+        return ""  # it failed from the start: that is not a queue
     ranks = np.argsort(np.argsort(waits, kind="stable"), kind="stable")
     correlation = float(np.corrcoef(np.arange(len(rows)), ranks)[0, 1])
     sending_s = float(times[-1] - times[0])

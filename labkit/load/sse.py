@@ -1,4 +1,4 @@
-"""What events does a stream of bytes hold? Server-sent events, parsed piece by piece, whatever the pieces are.
+"""What events does a stream of bytes hold? Server-sent events, parsed piece by piece, wherever the pieces are cut.
 
 The rules are those of the WHATWG standard (https://html.spec.whatwg.org/multipage/server-sent-events.html, section
 9.2.6): a line ends with LF, CR or CRLF; a line that begins with a colon is a comment; a blank line ends an event; a
@@ -6,39 +6,24 @@ byte order mark at the very start is skipped; an event that the end of the strea
 socket: the caller knows when a piece came.
 """
 
-from typing import NamedTuple
-
-__all__ = ["Event", "EventParser"]
+__all__ = ["SseParser"]
 
 _BOM = b"\xef\xbb\xbf"
 
 
-class Event(NamedTuple):
-    """One event: its `data` lines joined by newlines, and its `event` field ("" means "message")."""
+class SseParser:
+    """Takes pieces of a stream and returns the data of the events that each piece completes."""
 
-    data: str
-    kind: str = ""
-
-
-class EventParser:
-    """Takes pieces of a stream and returns the events that each piece completes."""
-
-    __slots__ = ("_data", "_is_first_line", "_kind", "_parts", "_skips_lf")
+    __slots__ = ("_data", "_is_first_line", "_parts", "_skips_lf")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []  # of the line that is not complete; never holds a line end
         self._data: list[bytes] = []
-        self._kind = b""
         self._skips_lf = False  # the last byte was CR: an LF now belongs to it
         self._is_first_line = True
 
-    @property
-    def is_inside(self) -> bool:
-        """Whether an event has begun that no blank line has ended yet."""
-        return bool(self._data) or any(self._parts)
-
-    def feed(self, piece: bytes) -> list[Event]:
-        """Return the events that end in this piece. Bytes that are no UTF-8 become U+FFFD."""
+    def feed(self, piece: bytes) -> list[str]:
+        """Return the data of the events that end in this piece; bytes that are not UTF-8 become U+FFFD."""
         if self._skips_lf and piece:
             self._skips_lf = False
             if piece[0] == 10:
@@ -56,24 +41,15 @@ class EventParser:
         if self._is_first_line:
             self._is_first_line = False
             lines[0] = lines[0].removeprefix(_BOM)
-        events: list[Event] = []
+        events: list[str] = []
         for line in lines:
             if line.startswith(b"data: "):  # nearly every line
                 self._data.append(line[6:])
             elif line:
-                self._take_field(line)
-            else:
-                if self._data:
-                    data = self._data[0] if len(self._data) == 1 else b"\n".join(self._data)
-                    events.append(Event(data.decode("utf-8", "replace"), self._kind.decode("utf-8", "replace")))
-                    self._data = []
-                self._kind = b""
+                name, _, value = line.partition(b":")
+                if name == b"data":
+                    self._data.append(value.removeprefix(b" "))
+            elif self._data:
+                events.append(b"\n".join(self._data).decode("utf-8", "replace"))
+                self._data = []
         return events
-
-    def _take_field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
-            self._data.append(value)
-        elif name == b"event":
-            self._kind = value

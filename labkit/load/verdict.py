@@ -1,6 +1,6 @@
 """Can the client be believed? A verdict on the instrument, from what it saw of itself: valid, or INVALID and why.
 
-The bounds are the course's own. They are about the client: a slow or failing server is a finding, not an invalid run.
+The bounds are the course's choice. They judge the client: a slow or failing server is a finding, not an invalid run.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from labkit.load.client import ClientRun
 from labkit.load.records import RequestRecord
 from labkit.units import format_seconds
 
-__all__ = ["BOUNDS", "Verdict", "check_client"]
+__all__ = ["BOUNDS", "ClientVerdict", "check_client"]
 
 BOUNDS = {
     "lag_p50_s": (0.002, "send lag, median"),
@@ -23,15 +23,21 @@ BOUNDS = {
     "little_error": (0.1, "requests in flight, counted against rate x mean latency, relative"),
     "coalesced_share": (0.1, "chunks that came in one read with an earlier one"),
 }
-_RELATIVE = 0.1  # of the median TTFT: where answers take seconds, a tail of the lag of 10 ms changes nothing
+_RELATIVE = 0.1  # of the median TTFT: if answers take seconds, a tail of 10 ms in the lag changes nothing
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """`is_valid`, the reasons against it, remarks that do not decide, and the numbers that were looked at.
+class ClientVerdict:
+    """Whether a client can be believed.
 
-    `num_coalesced` of the records is a property of the pair of server and client: over its bound it makes the gaps
-    between chunks meaningless, and the run is INVALID for that reason.
+    Coalesced chunks are a property of server and client together: above the bound the gaps between chunks mean nothing,
+    so the run is INVALID.
+
+    Attributes:
+        is_valid: whether it can.
+        reasons: why not.
+        remarks: what should be known but does not decide.
+        numbers: what was looked at, by the names in BOUNDS; None if unknown.
     """
 
     is_valid: bool
@@ -45,7 +51,7 @@ class Verdict:
         return "INVALID: " + "; ".join(self.reasons)
 
 
-def check_client(runs: ClientRun | Sequence[ClientRun]) -> Verdict:
+def check_client(runs: ClientRun | Sequence[ClientRun]) -> ClientVerdict:
     """Judge one client, or the worker processes of one run together (the worst delay and processor share count)."""
     runs = [runs] if isinstance(runs, ClientRun) else list(runs)
     records = [record for run in runs for record in run.records]
@@ -79,14 +85,14 @@ def check_client(runs: ClientRun | Sequence[ClientRun]) -> Verdict:
         reasons.append(f"the run was cut short ({', '.join(ends)})")
     if not good:
         reasons.append("no request succeeded")
-    return Verdict(not reasons, tuple(reasons), tuple(_find_remarks(records, good)), numbers)
+    return ClientVerdict(not reasons, tuple(reasons), tuple(_find_remarks(records, good)), numbers)
 
 
 def _measure_little(sent: Sequence[RequestRecord], watched) -> float | None:
     """Little's law, requests in flight = rate x mean time in flight: the relative difference of the two sides.
 
-    The left side was counted at the ticks of a timer, the right side comes from the instants of the records. None for
-    under 50 requests or 200 ticks, or under half a request in flight: there the ticks say too little.
+    The left side was counted at the ticks of a timer, the right side comes from the times of the records. None below
+    50 requests, 200 ticks or half a request in flight: there the ticks say too little.
     """
     window_s = max(health.window_s for health in watched)
     counted = sum(health.concurrency for health in watched)

@@ -1,8 +1,8 @@
 """How can a load run be tested exactly? In virtual time: an event loop whose clock jumps to the next thing to do.
 
-`run_virtual(main())` runs a coroutine on such a loop. Sleeping costs nothing, every instant is exact, and the same
-program gives the same result. `SimulatedServer` answers in that time; `loop.stall(1.0)` is a client that was busy with
-something else for a second. Whatever shows a number made here says that it is simulated.
+`run_virtual(main())` runs a coroutine on such a loop. Sleeping costs nothing, every time is exact, and the same program
+gives the same result. `SimulatedServer` answers in that time; `loop.stall(1.0)` is a client that was busy with
+something else for a second. Every number from here must be labelled as simulated.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.load.exchange import Exchange
+from labkit.load.transport import Exchange
 from labkit.timing import VirtualClock
 
 __all__ = ["SimulatedServer", "VirtualLoop", "format_answer", "run_virtual"]
@@ -31,7 +31,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.clock()
 
     def stall(self, seconds: float) -> None:
-        """Let time pass without letting anything run: what a busy client does."""
+        """Let time pass without running anything: what a busy client does."""
         self.clock.sleep(seconds)
 
 
@@ -43,11 +43,11 @@ class _Jump(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list:
-        """Return no event; move the clock to the first timer when the loop is about to wait."""
+        """Return no event; move the clock to the first timer if the loop is about to wait."""
         if timeout is None:
             raise LabkitError("Nothing will ever happen in this virtual time.", next_step="give the wait a deadline.")
         if timeout > 0:
-            # The timer's own instant, not now + timeout: a sum would be off by a rounding.
+            # The timer's own time, not now + timeout: a sum would be off by a rounding error.
             self._loop.clock.sleep(max(0.0, self._loop._scheduled[0]._when - self._loop.clock()))
             self._loop.clock._now_s = max(self._loop.clock(), self._loop._scheduled[0]._when)
         return []
@@ -62,8 +62,13 @@ def run_virtual(main: Coroutine) -> Any:
 class SimulatedServer:
     """A transport for `run_client` without a socket: it answers by a script, in the loop's time.
 
-    `script(number, now_s, body)` returns (instant, bytes) pairs: what reaches the client, and when (absolute); a pair
-    whose bytes are None cuts the connection. `num_running` and `max_running` count requests in flight.
+    `script(number, now_s, body)` returns (absolute time, bytes) pairs: what reaches the client, and when; a pair whose
+    bytes are None cuts the connection.
+
+    Attributes:
+        arrivals_s: when each request arrived.
+        num_running: requests in flight.
+        max_running: the most there were.
     """
 
     is_simulated = True
@@ -98,7 +103,7 @@ class SimulatedServer:
 
 
 def format_answer(times_s: Iterable[float], *, begin_s: float = 0.0) -> list[tuple[float, bytes]]:
-    """Write an answer of one-token chunks at `begin_s` + each of `times_s`, with a running usage and "[DONE]"."""
+    """Return the (time, bytes) pairs of an answer: one-token chunks at `begin_s` + each of `times_s`, then "[DONE]"."""
     pieces, num = [], 0
     for num, at_s in enumerate(times_s, start=1):
         event = b'data: {"choices":[{"text":"w"}],"usage":{"completion_tokens":%d}}\n\n' % num

@@ -1,8 +1,8 @@
 """What if one process is not enough? Worker processes that follow one absolute schedule.
 
 Every worker gets its part of the same plan (every n-th chain) and one common start on the machine's monotonic clock,
-which all processes share. Its records go through a pipe as lines; a worker that is killed takes only its own requests
-with it: what it had sent back is kept, and the report says what is missing.
+which all processes share. It sends its records through a pipe, one per line. A worker that is killed loses only its own
+requests: what it had sent back is kept, and the report says what is missing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import json
 import os
 import pickle
@@ -21,11 +22,10 @@ import time
 from pathlib import Path
 
 from labkit.errors import LabkitError
-from labkit.load.client import ClientHealth, ClientRun, run_client
+from labkit.load.client import ClientHealth, ClientRun, encode_bodies, run_client
 from labkit.load.loop import run_precise
 from labkit.load.records import RequestRecord
-from labkit.load.sampling import GpuReader, run_sampling
-from labkit.load.target import encode_bodies
+from labkit.load.sampling import sample_server
 from labkit.load.transport import HttpTransport
 
 __all__ = ["main", "run_workers"]
@@ -35,11 +35,11 @@ _LEAD_S = 0.3  # from the last "ready" to the start
 _GRACE_S = 10.0
 
 
-def run_workers(url, plan, target, limits, *, headers, num_workers, journal=None, on_progress=None):
+def run_workers(url, plan, target, limits, *, headers, num_workers, on_record=None, on_progress=None):
     """Run a plan in several processes; returns (runs of the workers, `Sampling`, problems as sentences).
 
-    The parent sends nothing itself: it samples the server and collects. Ctrl-C ends the workers, which hand over what
-    they have.
+    The parent sends no request: it samples the server and collects. Ctrl-C ends the workers, which hand over what they
+    have.
     """
     team = [_Worker(number, num_workers, url, plan, target, limits, headers) for number in range(num_workers)]
     try:
@@ -53,7 +53,7 @@ def run_workers(url, plan, target, limits, *, headers, num_workers, journal=None
         for worker in team:
             worker.say({"start_s": start_s})
         with _handle_interrupt(team):
-            sampling = run_precise(_watch(url, headers, team, start_s, journal, on_progress))
+            sampling = run_precise(_watch(url, headers, team, start_s, on_record, on_progress))
     finally:
         for worker in team:
             worker.end()
@@ -126,11 +126,9 @@ class _Worker:
 
     def finish(self, start_s: float) -> ClientRun:
         if self.summary is None:
-            return ClientRun(tuple(self.records), ClientHealth((), 0.0, 0.0, 0.0), "complete", start_s)
-        health = self.summary["health"]
-        return ClientRun(
-            tuple(self.records), ClientHealth(tuple(health.pop("delays_s")), **health), self.summary["end"], start_s
-        )
+            return ClientRun(tuple(self.records), ClientHealth(), "complete", start_s)
+        health = ClientHealth(**self.summary["health"])
+        return ClientRun(tuple(self.records), health, self.summary["end"], start_s)
 
 
 @contextlib.contextmanager
@@ -153,34 +151,26 @@ def _handle_interrupt(team):
         signal.signal(signal.SIGINT, before)
 
 
-async def _watch(url, headers, team, start_s, journal, on_progress):
+async def _watch(url, headers, team, start_s, on_record, on_progress):
     """Sample the server until the last worker has ended; pass records on."""
-    from urllib.parse import urlsplit
-
-    loop, is_over = asyncio.get_running_loop(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    done, failed, told_s = 0, 0, loop.time()
     pages = HttpTransport(url, headers=headers)
     await pages.start()
-    is_local = (urlsplit(url if "://" in url else f"http://{url}").hostname or "") in ("localhost", "127.0.0.1", "::1")
-    sampling = asyncio.create_task(run_sampling(pages, is_over, start_s=start_s, gpu=GpuReader() if is_local else None))
-    done, failed, told_s = 0, 0, loop.time()
-    while True:
-        is_last = all(worker.process.poll() is not None or worker.summary is not None for worker in team)
-        for worker in team:
-            new, worker.new = worker.new, []
-            for record in new:
-                done, failed = done + 1, failed + bool(record.cause)
-                if journal:
-                    journal.add(record)
-        if on_progress and loop.time() - told_s >= 1.0:
-            told_s = loop.time()
-            on_progress({"seconds": told_s - start_s, "done": done, "failed": failed})
-        if is_last:
-            break
-        await asyncio.sleep(0.1)
-    is_over.set()
-    found = await sampling
-    await pages.close()
-    return found
+    async with sample_server(pages, start_s=start_s) as sampling:
+        is_last = False
+        while not is_last:
+            await asyncio.sleep(0.1)
+            is_last = all(worker.process.poll() is not None or worker.summary is not None for worker in team)
+            for worker in team:
+                new, worker.new = worker.new, []
+                done, failed = done + len(new), failed + sum(bool(record.cause) for record in new)
+                for record in new if on_record else ():
+                    on_record(record)
+            if on_progress and loop.time() - told_s >= 1.0:
+                told_s = loop.time()
+                on_progress({"seconds": told_s - start_s, "done": done, "failed": failed})
+    return sampling.result()
 
 
 def main() -> None:
@@ -199,8 +189,7 @@ def main() -> None:
     if "start_s" not in said:
         return
     run = run_precise(_work(url, plan, target, limits, headers, said["start_s"], bodies, write))
-    health = {name: getattr(run.health, name) for name in ("delays_s", "concurrency", "cpu_fraction", "window_s")}
-    write({"health": health, "end": run.end})
+    write({"health": dataclasses.asdict(run.health), "end": run.end})
     out.flush()
     # A thread still waits at stdin and holds its lock: an orderly end of the interpreter would abort there.
     os._exit(0)

@@ -10,8 +10,7 @@ from labkit.errors import ModelError
 from labkit.hardware import Gpu, Machine, choose_dtype, estimate_tier
 from labkit.models.checkpoint import load_config, read_tensors
 from labkit.models.packing import read_packing
-from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters
-from labkit.roofline.parameters import estimate_packed_bytes
+from labkit.roofline import estimate_kv_bytes_per_token, estimate_num_parameters, estimate_packed_bytes
 
 __all__ = [
     "BYTES_PER_VALUE",

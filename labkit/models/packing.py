@@ -13,7 +13,7 @@ _DEFAULT_GROUP = 128  # of AWQ and GPTQ, if the config does not say
 
 @dataclass(frozen=True, slots=True)
 class Packing:
-    """How weights are packed: what `labkit.roofline.parameters.estimate_packed_bytes` needs.
+    """How weights are packed: what `labkit.roofline.estimate_packed_bytes` needs.
 
     Attributes:
         dtype: name of the format: "fp8", "int4", "int8".

@@ -1,22 +1,21 @@
-"""How well do I predict? Every prediction over its measurement, on a log axis, around the line where both are equal."""
+"""How well do I predict? Every prediction over its measurement, on a log axis around the line of equality."""
 
 import itertools
 import math
 
-from labkit.plots._drawable import check_drawable
-from labkit.plots.look import ESTIMATE, MEASURED, add_alternative, make_figure
+from labkit.plots.look import ESTIMATE, MEASURED, add_alternative, check_drawable, make_error_bars, make_figure
 from labkit.progress.calibration import Calibration, format_calibration
 from labkit.units import format_number
 
 __all__ = ["plot_calibration"]
 
-_MAX_NAMES = 40  # above this many rows their names would cover each other
+_MAX_NAMES = 40  # with more rows, names would overlap
 
 
 def plot_calibration(calibration: Calibration):
-    """Return one row for each prediction at predicted over measured: left of 1 it was too low, right too high.
+    """Return one row per prediction at predicted over measured: left of 1 it was too low, right of 1 too high.
 
-    Drawn with the median, its 95 % interval (from six predictions on), and the line of equality.
+    The figure also has the median, its 95 % interval (from six predictions on), and the line of equality.
     """
     n = calibration.n
     check_drawable("predicted over measured", [one.ratio for one in calibration.predictions], is_log=True)
@@ -35,9 +34,8 @@ def plot_calibration(calibration: Calibration):
     if n:
         found = calibration.interval
         middle = calibration.median_ratio
-        bars = {"type": "data", "symmetric": False, "color": ESTIMATE, "thickness": 2, "width": 6,
-                "array": [found.high - middle if found else 0],
-                "arrayminus": [middle - found.low if found else 0]}  # fmt: skip
+        ends = (found.low, found.high) if found else (None, None)
+        bars = make_error_bars(ESTIMATE, [middle], ends[:1], ends[1:], width=6)
         name = "median and 95 % interval" if found else "median (n too small for an interval)"
         figure.add_scatter(
             x=[middle], y=[n], mode="markers", error_x=bars, name=name, showlegend=True,
@@ -59,9 +57,9 @@ def _format_title(calibration: Calibration) -> str:
     ratio = calibration.median_ratio
     side = "high" if ratio > 1 else "low"
     if 0.995 < ratio < 1.005:
-        return f"The middle prediction is right (n = {calibration.n})"
+        return f"The median prediction is right (n = {calibration.n})"
     factor = ratio if ratio > 1 else 1 / ratio
-    return f"The middle prediction is {format_number(factor)} times too {side} (n = {calibration.n})"
+    return f"The median prediction is {format_number(factor)} times too {side} (n = {calibration.n})"
 
 
 def _format_alternative(calibration: Calibration) -> str:
@@ -70,7 +68,7 @@ def _format_alternative(calibration: Calibration) -> str:
         return text
     worst = sorted(calibration.predictions, key=lambda one: max(one.ratio, 1 / one.ratio), reverse=True)
     told = "; ".join(_describe(one) for one in itertools.islice(worst, 3))
-    return f"{text} Farthest from 1: {told}."
+    return f"{text} Furthest from 1: {told}."
 
 
 def _describe(guess) -> str:
@@ -80,7 +78,7 @@ def _describe(guess) -> str:
 
 
 def _choose_range(ratios: list[float]) -> dict:
-    """Choose ticks around all ratios, the same distance on both sides of 1."""
+    """Return an axis that holds all ratios and is symmetric around 1, with its ticks."""
     reach = max(abs(math.log10(ratio)) for ratio in ratios) * 1.15
     reach = max(reach, math.log10(2.2))
     values = [0.1, 0.25, 0.5, 1, 2, 4, 10] if reach <= 1.2 else None

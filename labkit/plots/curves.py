@@ -1,23 +1,35 @@
-"""What does a sweep look like? Curves with intervals; the two regimes, the knee, the limit and the sweet spot in them.
+"""What does a sweep look like? Curves with intervals: over any variable, over the batch size, or over the position.
 
-The look, the colours and the text alternative are those of `labkit.plots`. Every mean is geometric, with its 95 %
-t-interval on the log scale over the samples (the runs) of a point.
+In `plot_curves` and `plot_scaling` every mean is geometric, with its 95 % t-interval on the log scale over the samples
+(the runs) of a point. In `plot_step_costs` every point is a median with its 95 % interval.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 
 from labkit.errors import LabkitError
-from labkit.plots._drawable import check_drawable
-from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
+from labkit.plots.look import (
+    ESTIMATE,
+    MEASURED,
+    MORE,
+    NEUTRAL,
+    add_alternative,
+    check_drawable,
+    format_n,
+    make_error_bars,
+    make_figure,
+)
 from labkit.regimes import Regimes
-from labkit.stats import estimate_t_quantile
-from labkit.units import format_number
+from labkit.stats import estimate_t_quantile, summarize
+from labkit.units import format_interval, format_number
 
-__all__ = ["plot_curves", "plot_scaling"]
+__all__ = ["plot_curves", "plot_scaling", "plot_step_costs"]
 
-_LOOKS = ((MEASURED, "circle"), ("#009E73", "diamond"), ("#CC79A7", "square"), (NEUTRAL, "x"))  # colours and symbols
-_FINE = 200  # points of a fitted line
+_LOOKS = ((MEASURED, "circle"), (MORE[0], "diamond"), (MORE[1], "square"), (NEUTRAL, "x"))  # colours and symbols
+_NUM_FINE = 200  # points of a fitted line
+_MAX_TICKS = 12  # as many values fit below the axis
+_STEP_MARKS = ("circle", "diamond-open", "x")
+_DASHES = ("solid", "dash", "dot")
 
 
 def plot_curves(
@@ -34,8 +46,8 @@ def plot_curves(
     """Return curves of samples over x, one colour and symbol per name, each point with its interval.
 
     `curves`: name to x to samples, in the unit of the axis label `y`. `estimates`: computed curves, drawn in the
-    estimate colour without points. `limit`: the name and the value of a horizontal line. LabkitError for a value that
-    could not be drawn: one that is not finite, or on a log axis not above 0.
+    estimate colour without points. `limit`: name and value of a horizontal line. Raises LabkitError for a value that
+    cannot be drawn: one that is not finite, or not above 0 on a log axis.
     """
     for name, points in curves.items():
         check_drawable(f"the values of {name}", [one for values in points.values() for one in values])
@@ -79,12 +91,12 @@ def plot_scaling(
     limit_s: float | None = None,
     sweet_spot: int | None = None,
 ):
-    """Return throughput (above) and time of a step (below) over the batch size, with all that was found in them.
+    """Return throughput (above) and step time (below) over the batch size, with the knee, limit and sweet spot.
 
-    `step_s`: batch size to the seconds of a step in each run; every row gives one token in a step, so the time of a
-    step is what each request waits for a token, and batch / time is the throughput. `fit`: the fitted curve, and the
-    knee with its interval as a band (in the estimate colour). `limit_s`: the latency limit as a line. `sweet_spot`:
-    the batch size that is marked, one of `step_s` with samples. LabkitError for what could not be drawn.
+    `step_s`: batch size to the seconds of a step in each run. Each row yields one token per step, so the step time is
+    what each request waits for a token, and batch / time is the throughput. `fit`: the fitted curve, and the knee with
+    its interval as a band, in the estimate colour. `limit_s`: the latency limit, as a line. `sweet_spot`: the batch
+    size to mark, one of `step_s` with samples. Raises LabkitError for a value that cannot be drawn.
     """
     check_drawable("batch sizes", step_s, is_log=True)
     check_drawable("the seconds of a step", [one for values in step_s.values() for one in values], is_log=True)
@@ -105,7 +117,7 @@ def plot_scaling(
     times = {batch: [1e3 * value for value in values] for batch, values in step_s.items()}
     _add_curve(figure, rates, name="measured, mean and 95 % interval", axis="y2")
     _add_curve(figure, times, name="measured", is_listed=False)
-    said = [f"throughput, tok/s: {_describe(rates)}", f"time of a step, ms: {_describe(times)}"]
+    said = [f"throughput, tok/s: {_describe(rates)}", f"step time, ms: {_describe(times)}"]
     if fit and step_s:
         said.append(_add_fit(figure, fit, sorted(step_s)))
     if limit_s:
@@ -113,13 +125,13 @@ def plot_scaling(
         _add_label(figure, f"limit {format_number(1e3 * limit_s)} ms", y=math.log10(1e3 * limit_s))
         said.append(f"the limit is {format_number(1e3 * limit_s)} ms")
     if sweet_spot is not None:
-        mark = {"symbol": "star", "size": 17, "color": "#E69F00", "line": {"color": NEUTRAL, "width": 1}}
+        mark = {"symbol": "star", "size": 17, "color": MORE[2], "line": {"color": NEUTRAL, "width": 1}}
         for axis, points in (("y2", rates), ("y", times)):
             figure.add_scatter(x=[sweet_spot], y=[_average(points[sweet_spot])[0]], mode="markers", marker=mark,
                                yaxis=axis, name=f"sweet spot: batch {sweet_spot}", showlegend=axis == "y2")  # fmt: skip
         said.append(f"the sweet spot is batch {sweet_spot}")
     elif limit_s:
-        said.append("no batch size keeps the limit")
+        said.append("no batch size meets the limit")
     _set_x(figure, list(step_s), is_log=True)
     for axis in ("y", "y2"):
         heights = [value for one in figure.data if one.yaxis == axis for value in one.y]
@@ -127,16 +139,68 @@ def plot_scaling(
     return add_alternative(figure, f"{title}. " + "; ".join(said) + ".")
 
 
+def plot_step_costs(
+    measured: Mapping[str, Mapping[int, Sequence[float]]], estimated: Mapping[str, Mapping[int, float]], *, title: str
+):
+    """Return milliseconds per token over the position, on log axes: every sample, the median, and the estimate.
+
+    `measured`: method to {position: seconds of each step}; `estimated`: the same methods to {position: seconds}.
+    The axis of positions is linear if one of them is 0. Raises LabkitError for seconds that are not above 0.
+    """
+    for name, steps in measured.items():
+        check_drawable(f"the seconds of {name}", [s for values in steps.values() for s in values], is_log=True)
+    for name, steps in estimated.items():
+        check_drawable(f"the estimate of {name}", steps.values(), is_log=True)
+    figure = make_figure(title, x="tokens before the new one (count)", y="time per token (ms)")
+    said = []
+    for which, (name, steps) in enumerate(measured.items()):
+        points = [(position, 1e3 * value) for position, values in steps.items() for value in values]
+        label = f"{name}, measured ({format_n(len(values) for values in steps.values())})"
+        figure.add_scattergl(
+            x=[x for x, _ in points], y=[y for _, y in points], mode="markers", legendgroup=name, showlegend=False,
+            marker={"color": MEASURED, "size": 6, "opacity": 0.4, "symbol": _STEP_MARKS[which % 3]}, name=label,
+            hovertemplate="%{y:.3g} ms at %{x}<extra>" + name + "</extra>",
+        )  # fmt: skip
+        summaries = {place: summarize([1e3 * s for s in values]) for place, values in steps.items() if len(values)}
+        ends = [one.p50_interval for one in summaries.values()]
+        middles = [one.p50 for one in summaries.values()]
+        figure.add_scatter(
+            x=list(summaries), y=middles, mode="lines+markers", name=label, legendgroup=name,
+            line={"color": MEASURED, "dash": _DASHES[which % 3]}, marker={"size": 9, "symbol": _STEP_MARKS[which % 3]},
+            error_y=make_error_bars(MEASURED, middles, (end and end.low for end in ends),
+                                    (end and end.high for end in ends), width=6),
+            hovertemplate="median %{y:.3g} ms at %{x}<extra>" + name + "</extra>",
+        )  # fmt: skip
+        for position, one in summaries.items():
+            spread = format_interval(one.p50_interval, write=format_number)
+            said.append(f"{name} after {position} tokens: median {format_number(one.p50)} ms ({spread}), n = {one.n}")
+    for which, (name, steps) in enumerate(estimated.items()):
+        figure.add_scatter(
+            x=list(steps), y=[1e3 * s for s in steps.values()], mode="lines", name=f"{name}, estimate by FLOPs",
+            line={"color": ESTIMATE, "dash": _DASHES[which % 3]}, hovertemplate="%{y:.3g} ms at %{x}<extra></extra>",
+        )  # fmt: skip
+        said += [f"{name} after {place} tokens: estimate {format_number(1e3 * s)} ms" for place, s in steps.items()]
+    places = sorted({place for steps in (*measured.values(), *estimated.values()) for place in steps})
+    if len(places) <= _MAX_TICKS:
+        figure.update_xaxes(tickvals=places, ticktext=[f"{place:,}" for place in places])
+    check_drawable("positions", places)
+    if not places or places[0] > 0:
+        figure.update_xaxes(type="log")
+    figure.update_yaxes(type="log", dtick=1, minor={"dtick": "D1", "showgrid": True})
+    figure.update_layout(height=460, margin={"t": 110})
+    return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No steps") + ".")
+
+
 def _add_fit(figure, fit: Regimes, batches: Sequence[int]) -> str:
     low, high = batches[0], batches[-1]
-    fine = [low * (high / low) ** (k / _FINE) for k in range(_FINE + 1)]
+    fine = [low * (high / low) ** (k / _NUM_FINE) for k in range(_NUM_FINE + 1)]
     fitted = [float(value) for value in fit.estimate(fine)]
     line = {"color": ESTIMATE, "width": 2, "dash": "dash"}
     for axis, values in (("y2", [b / t for b, t in zip(fine, fitted, strict=True)]), ("y", [1e3 * t for t in fitted])):
         figure.add_scatter(x=fine, y=values, mode="lines", line=line, yaxis=axis, name=f'fitted, shape "{fit.shape}"',
                            showlegend=axis == "y2", hoverinfo="skip")  # fmt: skip
     if fit.verdict != "knee":
-        words = {"flat": "flat to the end", "linear": "linear from the beginning", "cannot tell": "cannot tell"}
+        words = {"flat": "flat to the end", "linear": "linear from the start", "cannot tell": "cannot tell"}
         return f"no knee within the sweep: {words[fit.verdict]}"
     across = {"xref": "x", "yref": "paper", "y0": 0, "y1": 1}  # both panels
     figure.add_shape(type="rect", x0=fit.low, x1=fit.high, fillcolor=ESTIMATE, opacity=0.13, line_width=0, **across)
@@ -146,16 +210,15 @@ def _add_fit(figure, fit: Regimes, batches: Sequence[int]) -> str:
         xref="x", y=0.5, yref="paper", showarrow=False, font={"color": ESTIMATE},
     )  # fmt: skip
     knee = f"the knee is at batch {fit.knee:.3g}, {fit.low:.3g} to {fit.high:.3g}"
-    return f"{knee}; the fitted curve is {100 * fit.misfit:.0f} % off at most"
+    return f"{knee}; the fitted curve is off by at most {100 * fit.misfit:.0f} %"
 
 
 def _add_curve(figure, points, *, name, colour=MEASURED, symbol="circle", axis="y", is_listed=True) -> None:
     means = {key: _average(points[key]) for key in sorted(points) if len(points[key])}
-    bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 4,
-            "array": [(high or mean) - mean for mean, _, high in means.values()],
-            "arrayminus": [mean - (low or mean) for mean, low, _ in means.values()]}  # fmt: skip
+    middles, lows, highs = ([one[k] for one in means.values()] for k in range(3))
+    bars = make_error_bars(colour, middles, lows, highs, thickness=1.5)
     figure.add_scattergl(
-        x=list(means), y=[mean for mean, _, _ in means.values()], mode="lines+markers", name=name, yaxis=axis,
+        x=list(means), y=middles, mode="lines+markers", name=name, yaxis=axis,
         marker={"color": colour, "symbol": symbol, "size": 8}, line={"color": colour, "width": 1.5}, error_y=bars,
         showlegend=is_listed, customdata=[len(points[key]) for key in means],
         hovertemplate="%{x}: %{y:.4g} (n = %{customdata})<extra>" + name + "</extra>",
@@ -163,7 +226,7 @@ def _add_curve(figure, points, *, name, colour=MEASURED, symbol="circle", axis="
 
 
 def _average(values: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """The geometric mean with its 95 % interval; no ends where there is one sample, or one not > 0."""
+    """Return the geometric mean and its 95 % interval, without ends for one sample; the mean if one is not above 0."""
     if min(values) <= 0:
         return sum(values) / len(values), None, None
     logs = [math.log(value) for value in values]
@@ -175,17 +238,17 @@ def _average(values: Sequence[float]) -> tuple[float, float | None, float | None
 
 
 def _describe(points: Mapping[float, Sequence[float]]) -> str:
-    counts = sorted({len(values) for values in points.values() if len(values)})
-    if not counts:
+    points = {key: values for key, values in points.items() if len(values)}
+    if not points:
         return "no points"
-    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
-    return f"{_list_ends({key: _average(points[key]) for key in points if len(points[key])})} ({n} a point)"
+    n = format_n(len(values) for values in points.values())
+    return f"{_list_ends({key: _average(values) for key, values in points.items()})} ({n} per point)"
 
 
 def _list_ends(means) -> str:
-    """Every point of a short curve; the first, the highest and the last of a long one."""
+    """Write every point of a short curve, or the first, highest and last point of a long one."""
     keys = sorted(means)
-    if len(keys) > 12:
+    if len(keys) > _MAX_TICKS:
         keys = sorted({keys[0], max(keys, key=lambda key: means[key][0]), keys[-1]})
     return ", ".join(f"{_write(means[key])} at {round(key, 2):g}" for key in keys)
 
@@ -200,12 +263,12 @@ def _set_x(figure, keys: Sequence[float], *, is_log: bool) -> None:
     ticks = sorted(set(keys))
     if is_log and (not ticks or ticks[0] > 0):
         figure.update_xaxes(type="log")
-    if len(ticks) <= 12:  # what was measured stands on the axis
+    if len(ticks) <= _MAX_TICKS:  # the measured values are the ticks
         figure.update_xaxes(tickvals=ticks, ticktext=[f"{tick:g}" for tick in ticks])
 
 
 def _set_log_y(figure, heights: Sequence[float], *, axis: str = "y") -> None:
-    """A log axis whose ticks are 1, 2, 5 of each decade, or the decades alone when those would be many."""
+    """Set a log axis with ticks at 1, 2 and 5 of each decade, or only at the decades if those would be too many."""
     heights = [float(value) for value in heights if value > 0] or [1.0]
     low, high = math.log10(min(heights)) - 0.12, math.log10(max(heights)) + 0.12
     decades = range(math.floor(low), math.ceil(high) + 1)
@@ -219,7 +282,7 @@ def _set_log_y(figure, heights: Sequence[float], *, axis: str = "y") -> None:
 
 
 def _add_label(figure, text: str, *, y: float) -> None:
-    """Write below a horizontal line, at its right end; on a log axis `y` is the logarithm (Plotly wants it so)."""
+    """Write below the right end of a horizontal line; on a log axis `y` is the logarithm, as Plotly expects."""
     figure.add_annotation(
         text=text, x=0.99, xref="paper", xanchor="right", y=y, yref="y", yanchor="top", showarrow=False
     )

@@ -1,36 +1,44 @@
-"""A load run: waits over time, latencies as shares, requests in flight, and the rate that still keeps the promise."""
+"""What does a load run look like? Waits over time, latencies as shares, requests in flight, and one page with all."""
 
-from __future__ import annotations
-
+import json
 import math
 from collections.abc import Sequence
+from html import escape
+from pathlib import Path
 
 import numpy as np
 
-from labkit.load.metrics import measure_latency
+from labkit.load.metrics import DEFINITIONS, measure_latency
 from labkit.load.records import RequestRecord
-from labkit.load.search import Trial
-from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
+from labkit.load.report import LoadResult, format_report
+from labkit.plots.look import ESTIMATE, MEASURED, MORE, NEUTRAL, add_alternative, format_alternative, make_figure
 from labkit.units import format_seconds
 
-__all__ = ["plot_in_flight", "plot_latency_shares", "plot_rate_search", "plot_waits"]
+__all__ = ["format_load_page", "plot_in_flight", "plot_latency_shares", "plot_waits", "save_load_page"]
 
-_COLOURS = (MEASURED, ESTIMATE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # of Okabe and Ito
+_COLOURS = (MEASURED, ESTIMATE, *MORE)
 _DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 _MAX_POINTS = 2000  # of a line: more cannot be seen
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem}"
+    "body{color:#222;background:#fff}"
+    "pre{overflow-x:auto;background:#eee;padding:.8rem;font-size:.78rem}figure{margin:1.5rem 0}"
+    "figcaption{color:#555;font-size:.9rem}dt{font-weight:600;margin-top:.5rem}"
+    "@media(prefers-color-scheme:dark){body{color:#ddd;background:#111}pre{background:#222}figcaption{color:#aaa}}"
+)
 
 
 def plot_waits(records: Sequence[RequestRecord], *, slo_s: float | None = None, title: str | None = None):
-    """Return the time to first token, from the schedule, of every request at its scheduled instant.
+    """Return the time to first token, from the schedule, of every request over its scheduled time.
 
-    Failures are crosses; `slo_s` draws the promise. A growing queue is a rising line, a stall a falling tooth.
+    Failures are crosses, and `slo_s` is a line. A growing queue shows as a rising line, a stall as a falling sawtooth.
     """
     good = [record for record in records if record.is_good]
     bad = [record for record in records if not record.is_good]
     waits = [record.ttft_from_schedule_s for record in good]
     middle = format_seconds(float(np.median(waits))) if waits else "nothing"
-    title = title or f"Half of the users wait {middle} or less for the first token"
-    figure = make_figure(title, x="scheduled instant (s since the start)", y="time to first token, from schedule (s)")
+    title = title or f"Half of the requests wait {middle} or less for the first token"
+    figure = make_figure(title, x="scheduled time (s since the start)", y="time to first token, from schedule (s)")
     figure.add_scattergl(
         x=[record.scheduled_s for record in good], y=waits, mode="markers", name=f"answered (n = {len(good)})",
         marker={"color": MEASURED, "size": 5, "opacity": 0.6}, hovertemplate="%{x:.2f} s: %{y:.4g} s<extra></extra>",
@@ -51,9 +59,9 @@ def plot_waits(records: Sequence[RequestRecord], *, slo_s: float | None = None, 
 
 
 def plot_latency_shares(records: Sequence[RequestRecord], names: Sequence[str], *, title: str | None = None):
-    """Return, for each latency, the share of samples that are no longer than x: a cumulative curve.
+    """Return, for each latency, the share of samples of at most x seconds: a cumulative curve over a log axis.
 
-    `names` as in `labkit.load.metrics.measure_latency`; x is logarithmic.
+    `names` as in `labkit.load.metrics.measure_latency`.
     """
     samples = {name: np.sort(measure_latency(records, name)) for name in names}
     said = [
@@ -64,7 +72,7 @@ def plot_latency_shares(records: Sequence[RequestRecord], names: Sequence[str], 
     first = next((name for name, values in samples.items() if len(values)), None)
     found = f"{first}: half within {format_seconds(float(np.median(samples[first])))}" if first else "No sample"
     title = title or found
-    # Chunks that came together have a gap of 0, which a logarithmic axis cannot show: they stand at its left end.
+    # Chunks that arrived together have a gap of 0, which a log axis cannot show: they are drawn at its left end.
     medians = [float(np.median(values)) for values in samples.values() if len(values)]
     floor_s = max(1e-6, 0.1 * min((median for median in medians if median > 0), default=0.0))
     figure = make_figure(title, x="seconds (logarithmic)", y="share of samples (%)")
@@ -86,7 +94,7 @@ def plot_in_flight(records: Sequence[RequestRecord], *, title: str | None = None
     sent = [record for record in records if record.sent_s is not None]
     times = np.array([record.sent_s for record in sent] + [_end_of(record) for record in sent])
     steps = np.array([1] * len(sent) + [-1] * len(sent))
-    order = np.lexsort((steps, times))  # at one instant, what ends comes first
+    order = np.lexsort((steps, times))  # at the same time, ends come first
     counts = np.cumsum(steps[order]) if len(sent) else np.array([])
     most = int(counts.max(initial=0))
     title = title or f"At most {most} requests are in flight at once"
@@ -101,37 +109,39 @@ def plot_in_flight(records: Sequence[RequestRecord], *, title: str | None = None
     return add_alternative(figure, f"{title}. n = {len(sent)} requests.")
 
 
-def plot_rate_search(trials: Sequence[Trial], *, share: float = 0.99, title: str | None = None):
-    """Return every rate that a search tried: the share of requests that met the SLO, with its 95 % interval."""
-    from labkit.load.search import estimate_share_interval
+def format_load_page(result: LoadResult) -> str:
+    """Return a load run as one HTML page: figures, report and definitions, with Plotly inside for use offline."""
+    import plotly.offline
 
-    kept = [trial.rate_per_s for trial in trials if trial.outcome == "kept"]
-    title = title or (f"The SLO is kept up to {max(kept):.3g} requests per second" if kept else "No rate keeps the SLO")
-    figure = make_figure(title, x="requests per second (logarithmic)", y="requests that meet the SLO (%)")
-    for name, colour, symbol, group in (
-        ("kept", MEASURED, "circle", _kept_of(trials, True)), ("not kept", NEUTRAL, "x", _kept_of(trials, False))
-    ):  # fmt: skip
-        shares = [trial.num_good / trial.num_judged if trial.num_judged else 0.0 for trial in group]
-        ends = [estimate_share_interval(trial.num_good, trial.num_judged) for trial in group]
-        figure.add_scatter(
-            x=[trial.rate_per_s for trial in group], y=[100 * s for s in shares], mode="markers", showlegend=True,
-            name=f"{name} ({len(group)} rates)", marker={"color": colour, "size": 9, "symbol": symbol},
-            text=[f"{trial.outcome}, {trial.num_runs} runs, n = {trial.num_judged}" for trial in group],
-            error_y={"type": "data", "symmetric": False, "color": colour,
-                     "array": [100 * (high - s) for s, (_, high) in zip(shares, ends, strict=True)],
-                     "arrayminus": [100 * (s - low) for s, (low, _) in zip(shares, ends, strict=True)]},
-            hovertemplate="%{x:.3g} req/s: %{y:.2f} %<br>%{text}<extra></extra>",
-        )  # fmt: skip
-    figure.add_hline(
-        y=100 * share, line={"color": ESTIMATE, "dash": "dot"}, annotation_text=f"{share:.0%} must meet it"
+    slo_s = result.slo.get("ttft_from_schedule", result.slo.get("ttft"))
+    figures = (
+        plot_waits(result.records, slo_s=slo_s),
+        plot_latency_shares(result.records, ("ttft_from_schedule", "tpot", "icl", "e2e_from_schedule")),
+        plot_in_flight(result.records),
     )
-    figure.update_xaxes(type="log")
-    said = "; ".join(f"{trial.rate_per_s:.3g} req/s {trial.outcome}" for trial in trials[:12])
-    return add_alternative(figure, f"{title}. {len(trials)} rates tried{': ' + said if said else ''}.")
+    drawn = []
+    for figure in figures:
+        text = escape(format_alternative(figure))
+        inside = figure.to_html(full_html=False, include_plotlyjs=False, config={"displaylogo": False})
+        drawn.append(f'<figure role="group" aria-label="{text}">{inside}<figcaption>{text}</figcaption></figure>')
+    defined = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}.</dd>" for name, text in DEFINITIONS.items())
+    report = json.dumps(result.to_dict(), allow_nan=False).replace("</", "<\\/")
+    head = f"Load run: client {result.verdict}"
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(head)}</title><style>{_STYLE}</style><script>{plotly.offline.get_plotlyjs()}</script></head>"
+        f"<body><h1>{escape(head)}</h1>{''.join(drawn)}<h2>Report</h2><pre>{escape(format_report(result))}</pre>"
+        f'<h2>Definitions</h2><dl>{defined}</dl><script type="application/json" id="report">{report}</script>'
+        "</body></html>\n"
+    )
 
 
-def _kept_of(trials: Sequence[Trial], is_kept: bool) -> list[Trial]:
-    return [trial for trial in trials if (trial.outcome == "kept") == is_kept]
+def save_load_page(result: LoadResult, path: str | Path) -> Path:
+    """Write the page and return its path."""
+    path = Path(path)
+    path.write_text(format_load_page(result), encoding="utf-8")
+    return path
 
 
 def _end_of(record: RequestRecord) -> float:
@@ -141,7 +151,7 @@ def _end_of(record: RequestRecord) -> float:
 
 
 def _thin(num: int) -> list[int]:
-    """Indices of at most `_MAX_POINTS` of `num` points, both ends among them."""
+    """Return indices of at most `_MAX_POINTS` of `num` points, including both ends."""
     if num <= _MAX_POINTS:
         return list(range(num))
     return np.unique(np.linspace(0, num - 1, _MAX_POINTS).round().astype(int)).tolist()

@@ -1,24 +1,36 @@
-"""What does a roofline look like? Ceilings as lines on log scales, work as points under them; bandwidth by size.
-
-What was measured is vermilion, what was computed or published is blue, as everywhere in the course.
-"""
+"""What does a roofline look like? Ceilings as lines, work as points below them, on log axes; and bandwidth by size."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from labkit.plots._drawable import check_drawable
-from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, make_figure
+from labkit.plots.look import (
+    ESTIMATE,
+    MEASURED,
+    NEUTRAL,
+    add_alternative,
+    check_drawable,
+    format_n,
+    make_error_bars,
+    make_figure,
+)
 from labkit.units import format_bytes, format_interval, format_rate
 
-__all__ = ["Point", "Roof", "plot_bandwidth", "plot_roofline"]
+__all__ = ["Roof", "RooflinePoint", "plot_bandwidth", "plot_roofline"]
 
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
 
 
 @dataclass(frozen=True, slots=True)
 class Roof:
-    """The two ceilings of one machine: bandwidth in B/s (the slope) and compute in FLOP/s (the flat part)."""
+    """The two ceilings of one machine.
+
+    Attributes:
+        name: shown in the legend.
+        flop_per_s: peak FLOP/s, the flat part.
+        byte_per_s: bandwidth in bytes per second, the slope.
+        is_measured: False for published peaks.
+    """
 
     name: str
     flop_per_s: float
@@ -27,10 +39,18 @@ class Roof:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
-    """One piece of work: kind ("decode"), name ("batch 4"), intensity in FLOP/byte, and FLOP/s with its interval.
+class RooflinePoint:
+    """One measured piece of work in a roofline.
 
-    `limit_flop_per_s`: what its binding ceiling allows, where one is known: the mark above the point. `n`: samples.
+    Attributes:
+        kind: "decode", "prefill"; points of one kind have one symbol.
+        name: what distinguishes it ("batch 4").
+        intensity: arithmetic intensity in FLOP per byte.
+        flop_per_s: the FLOP/s that were reached.
+        low: lower end of their interval, if there is one.
+        high: upper end of their interval, if there is one.
+        limit_flop_per_s: what the binding ceiling allows, drawn above the point, if known.
+        n: number of samples.
     """
 
     kind: str
@@ -43,10 +63,10 @@ class Point:
     n: int | None = None
 
 
-def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str):
-    """Return the roofline on log-log axes: measured roofs as lines, published ones dashed, and every point of work.
+def plot_roofline(roofs: Sequence[Roof], points: Sequence[RooflinePoint], *, title: str):
+    """Return the roofline on log-log axes: measured roofs as lines, published ones dashed, and every point.
 
-    LabkitError for a roof or a point that is not above 0: it has no place on log axes.
+    Raises LabkitError for a value that is not above 0, which log axes cannot show.
     """
     for roof in roofs:
         check_drawable(f"the ceilings of {roof.name}", [roof.flop_per_s, roof.byte_per_s], is_log=True)
@@ -71,18 +91,17 @@ def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str)
             name=f"{kind}, measured{_format_n(point.n for point in some)}", text=[point.name for point in some],
             marker={"color": MEASURED, "size": 11, "symbol": _SYMBOLS[which % len(_SYMBOLS)],
                     "line": {"color": "white", "width": 1}},
-            error_y={"type": "data", "symmetric": False, "color": MEASURED, "thickness": 2, "width": 4,
-                     "array": [(point.high or point.flop_per_s) - point.flop_per_s for point in some],
-                     "arrayminus": [point.flop_per_s - (point.low or point.flop_per_s) for point in some]},
+            error_y=make_error_bars(MEASURED, [point.flop_per_s for point in some], [point.low for point in some],
+                                    [point.high for point in some]),
             hovertemplate="%{text}: %{y:.3s}FLOP/s at %{x:.3g} FLOP/byte<extra>" + kind + "</extra>",
         )  # fmt: skip
     limited = [point for point in points if point.limit_flop_per_s]
     if limited:
         figure.add_scattergl(
             x=[point.intensity for point in limited], y=[point.limit_flop_per_s for point in limited], mode="markers",
-            name="its binding ceiling", text=[f"{point.kind}, {point.name}" for point in limited],
+            name="binding ceiling", text=[f"{point.kind}, {point.name}" for point in limited],
             marker={"color": ESTIMATE, "size": 18, "symbol": "line-ew", "line": {"color": ESTIMATE, "width": 3}},
-            hovertemplate="%{text}: at most %{y:.3s}FLOP/s<extra>its binding ceiling</extra>",
+            hovertemplate="%{text}: at most %{y:.3s}FLOP/s<extra>binding ceiling</extra>",
         )  # fmt: skip
     figure.update_xaxes(type="log", dtick=1)
     figure.update_yaxes(type="log", dtick=1, exponentformat="SI")
@@ -93,10 +112,10 @@ def plot_roofline(roofs: Sequence[Roof], points: Sequence[Point], *, title: str)
 
 
 def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes: float | None = None, title: str):
-    """Return bytes per second against the working set, with intervals; lines where a cache ends.
+    """Return bytes per second over the working set, with intervals and a line at the capacity of each cache.
 
-    `rates` have `size`, `median`, `interval` and `samples`, `caches` have `level` and `capacity_bytes`: those of
-    `labkit.ceilings`. `working_set_bytes` is marked: a model's bytes per step.
+    `rates`: `MeasuredCeiling`s of bandwidth, and `caches`: `CacheLevel`s, both of `labkit.ceilings`.
+    `working_set_bytes`: the bytes of a decode step, marked in the figure.
     """
     for rate in rates:
         check_drawable("working sets", [rate.size], is_log=True)
@@ -110,9 +129,7 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
         name=f"copy, median and 95 % interval{_format_n(len(rate.samples) for rate in ordered)}",
         line={"color": MEASURED}, marker={"color": MEASURED, "size": 8},
         text=[format_bytes(rate.size) for rate in ordered],
-        error_y={"type": "data", "symmetric": False, "color": MEASURED,
-                 "array": [end.high - y if end else 0.0 for end, y in zip(ends, medians, strict=True)],
-                 "arrayminus": [y - end.low if end else 0.0 for end, y in zip(ends, medians, strict=True)]},
+        error_y=make_error_bars(MEASURED, medians, (e and e.low for e in ends), (e and e.high for e in ends)),
         hovertemplate="%{text}: %{y:.3s}B/s<extra>copy</extra>",
     )  # fmt: skip
     marks = [(cache.capacity_bytes, f"L{cache.level} ends", NEUTRAL) for cache in caches if ordered]
@@ -126,7 +143,7 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
             xanchor="left" if size == working_set_bytes else "right", text=text, showarrow=False,
             font={"color": colour},
         )  # fmt: skip
-    # Powers of two read as sizes; at most eight of them fit.
+    # Powers of two are readable as sizes; at most eight of them fit.
     ticks = [rate.size for rate in ordered][:: max(1, len(ordered) // 8)]
     figure.update_xaxes(type="log", tickvals=ticks, ticktext=[format_bytes(size) for size in ticks])
     figure.update_yaxes(rangemode="tozero", exponentformat="SI")
@@ -141,14 +158,12 @@ def plot_bandwidth(rates: Sequence, *, caches: Sequence = (), working_set_bytes:
 
 
 def _format_n(counts) -> str:
-    """Write the numbers of samples for a legend: ", n = 12", ", n = 7 to 24", or nothing where none is known."""
-    known = sorted(count for count in counts if count)
-    if not known:
-        return ""
-    return f", n = {known[0]}" if known[0] == known[-1] else f", n = {known[0]} to {known[-1]}"
+    """Write the numbers of samples for a legend, or nothing if they are unknown."""
+    known = [count for count in counts if count]
+    return f", {format_n(known)}" if known else ""
 
 
-def _describe(point: Point) -> str:
+def _describe(point: RooflinePoint) -> str:
     ends = f" ({format_rate(point.low, 'FLOP/s')} to {format_rate(point.high, 'FLOP/s')})" if point.low else ""
     limit = f", at most {format_rate(point.limit_flop_per_s, 'FLOP/s')}" if point.limit_flop_per_s else ""
     text = f"{point.kind}, {point.name}: {format_rate(point.flop_per_s, 'FLOP/s')}{ends}{limit}"

@@ -1,20 +1,30 @@
-"""Samples with their interval, and the stream of one request's tokens."""
+"""What do samples look like? With their interval, in order of time, as a stream of tokens, beside a prediction."""
 
 import itertools
+import statistics
 from collections.abc import Mapping, Sequence
 
-from labkit.plots._drawable import check_drawable
-from labkit.plots.look import ESTIMATE, MEASURED, NEUTRAL, add_alternative, format_alternative, make_figure
+from labkit.plots.look import (
+    ESTIMATE,
+    MEASURED,
+    MORE,
+    NEUTRAL,
+    add_alternative,
+    check_drawable,
+    format_alternative,
+    make_error_bars,
+    make_figure,
+)
 from labkit.stats import summarize
 from labkit.units import format_interval, format_number
 
-__all__ = ["plot_prediction", "plot_samples", "plot_token_stream"]
+__all__ = ["plot_prediction", "plot_ratios", "plot_samples", "plot_time_order", "plot_token_stream"]
 
 
 def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
-    """Return the number of tokens received against seconds since the request, one line per run.
+    """Return the number of tokens received over the seconds since the request, one line per run.
 
-    `token_times_s`: for each run the arrival of every token in seconds after that run's start. Any number of runs.
+    `token_times_s`: for each run, the arrival of every token in seconds since the start of the run.
     """
     for k, times in enumerate(token_times_s):
         check_drawable(f"the token times of run {k + 1}", times)
@@ -28,10 +38,10 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
         )  # fmt: skip
     first = [times[0] for times in token_times_s if len(times)]
     if first:
-        middle = sorted(first)[len(first) // 2]
+        middle = statistics.median(first)
         figure.add_vline(x=middle, line={"color": NEUTRAL, "dash": "dot"}, annotation_text="TTFT",
                          annotation_position="top right")  # fmt: skip
-        spread = f"the first token comes after {format_number(middle)} s in the middle run"
+        spread = f"the median TTFT is {format_number(middle)} s"
     else:
         spread = "no token was received"
     ends = [times[-1] for times in token_times_s if len(times)]
@@ -43,15 +53,16 @@ def plot_token_stream(token_times_s: Sequence[Sequence[float]], *, title: str):
 
 
 def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: str):
-    """Return every sample of each group as a dot, with the median and its 95 % interval beside the dots.
+    """Return every sample of each group as a dot, with the median and its 95 % interval below.
 
-    `samples`: group name to values in `unit`. Below six samples a group has no 95 % interval, and the figure says so.
+    `samples`: group name to values in `unit`. With fewer than six samples there is no 95 % interval, and the figure
+    says so.
     """
     figure = make_figure(title, x=unit, y="")
     said = []
     for row, (name, values) in enumerate(samples.items()):
         label = f"{name} (n = {len(values)})"
-        # Fixed offsets instead of random jitter: the same data gives the same picture.
+        # Fixed offsets instead of random jitter, so that the same data gives the same figure.
         offsets = list(itertools.islice(itertools.cycle((0.0, 0.06, -0.06, 0.12, -0.12)), len(values)))
         figure.add_scattergl(
             x=list(values), y=[row + o + 0.12 for o in offsets], mode="markers", showlegend=row == 0,
@@ -63,9 +74,8 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
             continue
         summary = summarize(values)
         interval = summary.p50_interval
-        bars = {"type": "data", "symmetric": False, "color": MEASURED, "thickness": 2, "width": 8,
-                "array": [interval.high - summary.p50 if interval else 0],
-                "arrayminus": [summary.p50 - interval.low if interval else 0]}  # fmt: skip
+        ends = (interval.low, interval.high) if interval else (None, None)
+        bars = make_error_bars(MEASURED, [summary.p50], ends[:1], ends[1:], width=8)
         spread = format_interval(interval, write=format_number)
         figure.add_scatter(
             x=[summary.p50], y=[row - 0.2], mode="markers", error_x=bars, showlegend=row == 0,
@@ -81,9 +91,9 @@ def plot_samples(samples: Mapping[str, Sequence[float]], *, unit: str, title: st
 
 
 def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: str, title: str):
-    """Return the measured samples and, where one was made, the prediction on the same axis.
+    """Return the measured samples and the prediction on the same axis.
 
-    `samples` and `predicted` are in `unit`; `predicted` is None when the prediction was skipped.
+    `samples` and `predicted` are in `unit`; `predicted` is None if the prediction was skipped.
     """
     check_drawable("the prediction", [] if predicted is None else [predicted])
     figure = plot_samples({"measured": samples}, unit=unit, title=title)
@@ -97,3 +107,69 @@ def plot_prediction(samples: Sequence[float], *, predicted: float | None, unit: 
         said = f"The prediction was {format_number(predicted)} {unit}."
     figure.update_layout(height=260)
     return add_alternative(figure, f"{format_alternative(figure)} {said}")
+
+
+def plot_time_order(runs: Mapping[str, Sequence[tuple[str, float]]], *, unit: str, title: str):
+    """Return every sample in order of time, one panel per run, one colour and symbol per name.
+
+    `runs`: name of the run (its plan) to (name, value) pairs in order of time, values in `unit`.
+    """
+    num_panels = max(1, len(runs))
+    figure = make_figure(title, x="call number, in order of time", y=unit)
+    said = []
+    names = list(dict.fromkeys(name for run in runs.values() for name, _ in run))
+    for row, (plan, run) in enumerate(runs.items()):
+        for which, name in enumerate(names):
+            points = [(position, value) for position, (who, value) in enumerate(run, start=1) if who == name]
+            figure.add_scattergl(
+                x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name=name, legendgroup=name,
+                showlegend=row == 0, yaxis=f"y{row + 1}" if row else "y",
+                marker={"color": (MEASURED, MORE[0], NEUTRAL)[which % 3], "size": 7, "opacity": 0.8,
+                        "symbol": ("circle", "diamond-open", "x")[which % 3]},
+                hovertemplate="call %{x}: %{y:.4g} " + unit + f"<extra>{name}, {plan}</extra>",
+            )  # fmt: skip
+            if points:
+                middle = summarize([y for _, y in points]).p50
+                said.append(f"{plan}, {name}: n = {len(points)}, median {format_number(middle)} {unit}")
+    for row, plan in enumerate(runs):
+        # Panels of equal height, the first on top, with a small gap for the name of the plan.
+        top, axis = 1 - row / num_panels, f"yaxis{row + 1}" if row else "yaxis"
+        figure.layout[axis] = figure.layout.yaxis.to_plotly_json() | {"domain": [top - 0.84 / num_panels, top - 0.08]}
+        if row:
+            figure.layout[axis].matches = "y"
+        figure.add_annotation(
+            text=plan, x=0, xref="paper", xanchor="left", y=top - 0.075, yref="paper", yanchor="bottom",
+            showarrow=False,
+        )  # fmt: skip
+    figure.update_layout(height=220 + 170 * num_panels)
+    figure.update_xaxes(anchor=f"y{num_panels}" if num_panels > 1 else "y")
+    return add_alternative(figure, f"{title}. " + ("; ".join(said) or "No samples") + ".")
+
+
+def plot_ratios(ratios: Sequence[tuple[float, float, float]], *, title: str):
+    """Return the ratio of speeds of each comparison with its interval, and the line of no difference at 1.
+
+    `ratios`: (ratio, low, high) of each comparison; intervals that exclude 1 are highlighted.
+    """
+    for ratio, low, high in ratios:
+        check_drawable("ratios and their intervals", [ratio, low, high])
+    figure = make_figure(title, x="speed of A over speed of B (ratio, with its interval)", y="comparison")
+    excludes = [not low <= 1 <= high for _, low, high in ratios]
+    for is_clear, name, colour in ((False, "includes 1: cannot tell", NEUTRAL), (True, "excludes 1", MEASURED)):
+        rows = [(k, *ratios[k]) for k in range(len(ratios)) if excludes[k] == is_clear]
+        figure.add_scatter(
+            x=[row[1] for row in rows], y=[row[0] + 1 for row in rows], mode="markers", name=name, showlegend=True,
+            marker={"color": colour, "size": 8, "symbol": "diamond" if is_clear else "circle"},
+            error_x=make_error_bars(colour, *([row[k] for row in rows] for k in (1, 2, 3))),
+            hovertemplate="comparison %{y}: %{x:.4f}<extra></extra>",
+        )  # fmt: skip
+    figure.add_vline(x=1, line={"color": NEUTRAL, "dash": "dot"})
+    figure.update_yaxes(range=[len(ratios) + 0.8, 0.2], zeroline=False)
+    if not ratios:
+        return add_alternative(figure, f"{title}. No comparisons.")
+    low, high = min(row[1] for row in ratios), max(row[2] for row in ratios)
+    return add_alternative(
+        figure,
+        f"{title}. {len(ratios)} comparisons, with {sum(excludes)} intervals that exclude 1; all intervals are between "
+        f"{low:.3f} and {high:.3f}.",
+    )

@@ -1,13 +1,30 @@
 """Where did the time go, and where the memory? Events as plain data, and what follows from them.
 
-`events.py` and `memory.py` compute on plain data and need no torch; `run.py` observes a function under torch.profiler;
-`trace.py` writes and reads Chrome traces; `nsight.py` reads what NVIDIA's tools export; `phases.py` holds the two kinds
-of work of a decoder; `puzzle.py` hides a slow module for lab 11.
+events.py         arithmetic on events: self time, idle time, nesting
+profiler.py       profiles a function with torch.profiler: its time and its memory
+phases.py         the two phases of a decoder as functions to profile
+chrome_trace.py   writes and reads Chrome traces
+nsight.py         the commands of NVIDIA's profilers, and readers for their exports
+puzzle.py         hides one slow module in a model, to be found by profiling
 """
 
-from labkit.profiling.events import Event, measure_idle, measure_table
+from labkit.profiling.chrome_trace import load_chrome_trace, save_chrome_trace
+from labkit.profiling.events import ProfilerEvent, measure_idle, measure_table
 from labkit.profiling.phases import Phases
+from labkit.profiling.profiler import Profile, format_key, measure_breakdown, measure_overhead, run_profile
 from labkit.profiling.puzzle import load_puzzle
-from labkit.profiling.run import Profile, run_profile
 
-__all__ = ["Event", "Phases", "Profile", "load_puzzle", "measure_idle", "measure_table", "run_profile"]
+__all__ = [
+    "Phases",
+    "Profile",
+    "ProfilerEvent",
+    "format_key",
+    "load_chrome_trace",
+    "load_puzzle",
+    "measure_breakdown",
+    "measure_idle",
+    "measure_overhead",
+    "measure_table",
+    "run_profile",
+    "save_chrome_trace",
+]

@@ -1,7 +1,7 @@
 """The program that nsys and ncu record: `python -m labkit.profiling --context 256 --steps 20`.
 
-It loads the model of this machine, warms up, and runs decode steps; on a GPU between cudaProfilerStart and -Stop, each
-in an NVTX range. Without a GPU it does the same work and says so.
+It loads the model of this machine, warms up, and runs decode steps. On a GPU they run between cudaProfilerStart and
+cudaProfilerStop, each in an NVTX range. Without a GPU it does the same work and says so.
 """
 
 import argparse
@@ -11,8 +11,8 @@ from labkit.profiling.phases import Phases
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the decode steps and print what was run."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.profiling", description="Decode steps, to be profiled.")
+    """Run the decode steps and print what ran."""
+    parser = argparse.ArgumentParser(prog="python -m labkit.profiling", description="Run decode steps to be profiled.")
     parser.add_argument("--context", type=int, default=256, help="tokens in the cache (default 256)")
     parser.add_argument("--steps", type=int, default=20, help="decode steps (default 20)")
     asked = parser.parse_args(arguments)

@@ -1,12 +1,12 @@
-"""What do events say? Self against total time, time in which nothing ran, and the depth of nested calls.
+"""What do the events of a profile say? Self time and total time, idle time, and the depth of nested calls.
 
-An event is a name with a start and an end. Events of one thread nest: a call lies inside the call that made it.
+An event is a name with a start and an end. Events of one thread nest: a call lies inside its caller.
 
-    total time    from start to end, with everything that was called inside
-    self time     total time minus the time of the direct children: what the event did itself
+    total time    from start to end, including everything that was called inside
+    self time     total time minus the total time of the direct children
 
-Self times add up to the time that was covered; total times add up to more, because a second inside a child is counted
-for the child and for every parent.
+Self times add up to the time that was covered. Total times add up to more, because a second inside a child counts for
+the child and for every parent.
 """
 
 import collections
@@ -15,15 +15,28 @@ from dataclasses import dataclass
 
 from labkit.errors import LabkitError
 
-__all__ = ["Event", "Idle", "TableRow", "measure_depths", "measure_idle", "measure_self_times", "measure_table"]
+__all__ = [
+    "ProfilerEvent",
+    "IdleTime",
+    "ProfileRow",
+    "measure_depths",
+    "measure_idle",
+    "measure_self_times",
+    "measure_table",
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """One interval on one thread (or one stream of a GPU), in seconds on any one clock.
+class ProfilerEvent:
+    """One interval on one thread, or on one stream of a GPU.
 
-    `kind`: "operator", "module", "step", "kernel" (on the GPU) or "runtime" (a call that starts one). `step` counts
-    from 0; None outside every step.
+    Attributes:
+        name: the operator, module, kernel or function.
+        start_s: when it started, in seconds on any one clock.
+        end_s: when it ended, on the same clock.
+        kind: "operator", "module", "step", "kernel" (on the GPU) or "runtime" (a call that launches one).
+        thread: id of the thread, or "stream N".
+        step: number of the profiled step from 0; None outside of every step.
     """
 
     name: str
@@ -35,16 +48,22 @@ class Event:
 
     @property
     def duration_s(self) -> float:
-        """From start to end."""
+        """The seconds from start to end."""
         return self.end_s - self.start_s
 
 
 @dataclass(frozen=True, slots=True)
-class TableRow:
-    """All calls of one name.
+class ProfileRow:
+    """All calls of one name, counted as in torch's table.
 
-    As in torch's table: a call whose only child has the same name is a wrapper, and both count as one call; any other
-    call inside a call of the same name counts again in `total_s` (in `self_s` nothing counts twice).
+    A call whose only child has the same name is a wrapper, and the two count as one call. Any other call inside a call
+    of the same name counts again in `total_s`; in `self_s` nothing counts twice.
+
+    Attributes:
+        name: the name of the events.
+        num_calls: number of calls.
+        total_s: seconds from start to end, summed over the calls.
+        self_s: seconds outside of the children, summed over the calls.
     """
 
     name: str
@@ -54,8 +73,14 @@ class TableRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Idle:
-    """The time of a window in which no interval ran; `gaps` are those intervals (start, end), in order."""
+class IdleTime:
+    """The time of a window in which nothing ran.
+
+    Attributes:
+        idle_s: seconds in which nothing ran.
+        window_s: seconds of the window.
+        gaps: the intervals (start, end) in which nothing ran, in order, in seconds on the clock of the events.
+    """
 
     idle_s: float
     window_s: float
@@ -63,61 +88,50 @@ class Idle:
 
     @property
     def fraction(self) -> float:
-        """Idle time over the window."""
+        """The share of the window in which nothing ran."""
         return self.idle_s / self.window_s
 
-    @property
-    def longest_s(self) -> float:
-        """The longest gap, 0 where there is none."""
-        return max((end - start for start, end in self.gaps), default=0.0)
 
+def measure_self_times(events: Sequence[ProfilerEvent]) -> list[float]:
+    """Return the self time of each event in seconds, in the given order.
 
-def measure_self_times(events: Sequence[Event]) -> list[float]:
-    """Return the self time of each event, in seconds and in the order given.
-
-    A child that ends after its parent (by a rounding of the clock) counts in the parent up to the parent's end.
+    A child that ends after its parent, because of the clock's rounding, counts up to the end of the parent.
     """
     own = [event.duration_s for event in events]
-    for child, parent in enumerate(_find_parents(events)):
+    for child, parent in _find_parents(events).items():
         if parent is not None:
             own[parent] -= min(events[child].end_s, events[parent].end_s) - events[child].start_s
     return own
 
 
-def measure_depths(events: Sequence[Event]) -> list[int]:
-    """Return for each event inside how many others of its thread it lies: 0 for an outermost one."""
-    parents = _find_parents(events)
-    depths: list[int | None] = [None] * len(events)
-    for index in range(len(events)):
-        chain, at = [], index
-        while depths[at] is None and parents[at] is not None:
-            chain.append(at)
-            at = parents[at]
-        depth = depths[at] = depths[at] or 0
-        for number, below in enumerate(reversed(chain), start=1):
-            depths[below] = depth + number
-    return depths
+def measure_depths(events: Sequence[ProfilerEvent]) -> list[int]:
+    """Return for each event the number of events of its thread that enclose it, 0 for an outermost one."""
+    depths: dict[int, int] = {}
+    for index, parent in _find_parents(events).items():
+        depths[index] = 0 if parent is None else depths[parent] + 1
+    return [depths[index] for index in range(len(events))]
 
 
-def measure_table(events: Sequence[Event]) -> tuple[TableRow, ...]:
-    """Return one row per name, the largest self time first."""
+def measure_table(events: Sequence[ProfilerEvent]) -> tuple[ProfileRow, ...]:
+    """Return one row per name, largest self time first."""
     rows: dict[str, list] = {}
-    parents = _find_parents(events)
-    num_children = collections.Counter(parents)
-    for event, parent, self_s in zip(events, parents, measure_self_times(events), strict=True):
-        row = rows.setdefault(event.name, [0, 0.0, 0.0])
-        row[2] += self_s
+    parents, own = _find_parents(events), measure_self_times(events)
+    num_children = collections.Counter(parents.values())
+    for index, event in enumerate(events):
+        row, parent = rows.setdefault(event.name, [0, 0.0, 0.0]), parents[index]
+        row[2] += own[index]
         if parent is None or events[parent].name != event.name or num_children[parent] > 1:
             row[0] += 1
             row[1] += event.duration_s
-    return tuple(sorted((TableRow(name, *row) for name, row in rows.items()), key=lambda row: (-row.self_s, row.name)))
+    found = (ProfileRow(name, *row) for name, row in rows.items())
+    return tuple(sorted(found, key=lambda row: (-row.self_s, row.name)))
 
 
-def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, end_s: float) -> Idle:
-    """Return the gaps of the window [start_s, end_s] in which none of the intervals (start, end) ran.
+def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, end_s: float) -> IdleTime:
+    """Return the time of the window [start_s, end_s] in which none of the intervals (start, end) ran.
 
-    Intervals may overlap, nest, stand in any order and reach out of the window. On a processor the intervals are those
-    of the operators, and the rest is Python and dispatch; on a GPU they are the kernels of all streams.
+    Intervals may overlap, nest, be in any order and extend beyond the window. On a CPU the intervals are the operators,
+    and the rest is Python and dispatch; on a GPU they are the kernels of all streams.
     """
     if not end_s > start_s:
         raise LabkitError(f"the window runs from {start_s} to {end_s} s.", next_step="give an end after the start.")
@@ -130,13 +144,13 @@ def measure_idle(intervals: Iterable[tuple[float, float]], *, start_s: float, en
         reached = max(reached, end)
     if reached < end_s:
         gaps.append((reached, end_s))
-    return Idle(sum(end - start for start, end in gaps), end_s - start_s, tuple(gaps))
+    return IdleTime(sum(end - start for start, end in gaps), end_s - start_s, tuple(gaps))
 
 
-def _find_parents(events: Sequence[Event]) -> list[int | None]:
-    """Return for each event the index of the innermost event of its thread that it begins inside, or None."""
-    parents: list[int | None] = [None] * len(events)
-    # Of two that begin together the longer one is the parent; of two equal ones the first given.
+def _find_parents(events: Sequence[ProfilerEvent]) -> dict[int, int | None]:
+    """Return {index: index of the innermost event of its thread in which it starts, or None}, parents first."""
+    parents: dict[int, int | None] = {}
+    # Of two events that start together the longer one is the parent; of two equal ones, the first given.
     order = sorted(range(len(events)), key=lambda k: (str(events[k].thread), events[k].start_s, -events[k].end_s, k))
     stack: list[int] = []
     thread: str | None = None
@@ -146,7 +160,7 @@ def _find_parents(events: Sequence[Event]) -> list[int | None]:
             stack, thread = [], str(event.thread)
         while stack and events[stack[-1]].end_s <= event.start_s:
             stack.pop()
-        # An event of no length at the very end of a finished one belongs to nobody: it was popped above.
+        # An event of zero length at the end of another one has no parent: that one was popped above.
         parents[index] = stack[-1] if stack else None
         stack.append(index)
     return parents

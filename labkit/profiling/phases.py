@@ -1,4 +1,4 @@
-"""The two kinds of work of a decoder, as functions without arguments: a prefill, and a decode step."""
+"""The two phases of a decoder as functions without arguments, ready to be profiled: a prefill, and a decode step."""
 
 from collections.abc import Sequence
 
@@ -6,14 +6,14 @@ from labkit.errors import LabkitError
 
 __all__ = ["Phases"]
 
-_ROOM = 64  # decode steps before the cache is cut back, so that the context stays about the same
+_MAX_STEPS = 64  # decode steps before the cache is cut back, so that the context stays about the same
 
 
 class Phases:
     """`run_prefill()` reads a prompt of `context_tokens` tokens; `run_decode()` adds one token to a filled cache.
 
-    `token_ids` are the prompt's tokens (repeated if they are too few), `model` comes from `labkit.models.load_model`.
-    Batch 1. The cache grows by one token with each decode step, as in real decoding, and is cut back after 64.
+    `token_ids` are the prompt's tokens, repeated if there are too few; `model` comes from `labkit.models.load_model`.
+    Batch size 1. The cache grows by one token per decode step, as in real decoding, and is cut back after 64 steps.
     """
 
     def __init__(self, model, token_ids: Sequence[int], *, context_tokens: int) -> None:
@@ -21,11 +21,11 @@ class Phases:
 
         limit = getattr(model.config, "max_position_embeddings", None)
         if not len(token_ids) or context_tokens < 1:
-            raise LabkitError("a prompt of no tokens.", next_step="give token ids, and a context of at least 1.")
-        if limit and context_tokens + _ROOM > limit:
+            raise LabkitError("the prompt has no tokens.", next_step="give token ids, and a context of at least 1.")
+        if limit and context_tokens + _MAX_STEPS > limit:
             raise LabkitError(
-                f"a context of {context_tokens} and room for {_ROOM} steps; the model has {limit} positions.",
-                next_step=f"use a context of at most {limit - _ROOM}.",
+                f"{context_tokens} tokens and {_MAX_STEPS} steps do not fit: the model has {limit} positions.",
+                next_step=f"use a context of at most {limit - _MAX_STEPS}.",
             )
         ids = (list(token_ids) * (context_tokens // len(token_ids) + 1))[:context_tokens]
         self.model, self.context_tokens = model, context_tokens
@@ -40,8 +40,8 @@ class Phases:
             return self.model(self._ids, use_cache=True, logits_to_keep=1)
 
     def run_decode(self):
-        """Compute one more token: one row through the model, with everything before it in the cache."""
-        if self._cache.get_seq_length() >= self.context_tokens + _ROOM:
+        """Compute one more token: one row through the model, with all tokens before it in the cache."""
+        if self._cache.get_seq_length() >= self.context_tokens + _MAX_STEPS:
             self.reset()
         with self._torch.inference_mode():
             return self.model(self._next, past_key_values=self._cache, use_cache=True)
@@ -52,6 +52,6 @@ class Phases:
             self._cache.crop(-surplus)
 
     def measure_kv_bytes(self) -> int:
-        """Return the bytes of the keys and values in the cache now, added up from its tensors."""
+        """Return the bytes of the keys and values that are in the cache now, summed over its tensors."""
         tensors = [tensor for layer in self._cache.layers for tensor in (layer.keys, layer.values)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)  # each (B, G, S, D)

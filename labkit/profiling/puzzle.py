@@ -1,8 +1,8 @@
-"""A model with one slow module, another one for each learner. Do not read on before exercise 11.4 is done.
+"""A model with one slow module, a different one for each learner. Do not read on before you have found yours.
 
-Which module is slow follows from the learner's first event in the progress log, so it stays the same when the kernel
-starts again, and differs between learners. Outputs do not change: the module computes something that nobody uses.
-A second module does the same in its very first call only, as lazy initialization does in real systems.
+Which module is slow follows from the first event in the learner's progress log, so it stays the same when the kernel
+restarts and differs between learners. Outputs do not change, because the extra work is not used. A second module does
+extra work in its very first call only, like lazy initialization in real systems.
 """
 
 import hashlib
@@ -11,29 +11,29 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 
 from labkit.errors import LabkitError
-from labkit.profiling.events import Event
+from labkit.profiling.events import ProfilerEvent
 from labkit.progress import append_event, load_events
 from labkit.timing import synchronize
 
 __all__ = ["Puzzle", "estimate_plant", "format_calls", "load_calls", "load_learner", "load_puzzle"]
 
-_SHARE = 1.5  # times the time of one step, added to one module: many times a whole layer
-_LEAST_S, _MOST_S = 0.005, 0.1  # more than what a busy machine adds to the others by chance, and no test of patience
-_FIRST = 20  # the decoy's first call takes this many times the extra time of the slow one
+_EXTRA = 1.5  # extra time of the slow module over the time of one step: many times a whole layer
+_LEAST_S, _MOST_S = 0.005, 0.1  # more than the noise of a busy machine, but not a test of patience
+_FIRST = 20  # extra time of the decoy's first call over that of one slow call
 _SIZE = 128
 _QUIET = re.compile(r"norm|act|rotary|dropout|emb", re.IGNORECASE)
 
 
-def load_learner() -> str:
-    """Return a short text that stands for this learner on this machine: made from the oldest event of the log."""
-    events = list(load_events()) or [append_event("setup", lab="11")]
+def load_learner(lab: str) -> str:
+    """Return a short identifier of this learner in this lab, derived from the oldest event of the progress log."""
+    events = list(load_events()) or [append_event("setup", lab=lab)]
     first = min(events, key=lambda event: (event["time"], event["id"]))
-    digits = hashlib.sha256(f"lab 11: {first['id']}".encode()).hexdigest()[:12]
+    digits = hashlib.sha256(f"lab {lab}: {first['id']}".encode()).hexdigest()[:12]
     return "-".join(digits[k : k + 4] for k in (0, 4, 8))
 
 
 def estimate_plant(names: Iterable[str], *, learner: str) -> tuple[str, str]:
-    """Return (slow module, decoy) for a learner, from the names of all modules that ran, in any order."""
+    """Return (slow module, decoy) of a learner, given the names of all modules that ran, in any order."""
     every = sorted(set(names))
     leaves = [
         name
@@ -41,14 +41,14 @@ def estimate_plant(names: Iterable[str], *, learner: str) -> tuple[str, str]:
         if re.search(r"\.\d+\.", name) and not _QUIET.search(name) and not any(n.startswith(f"{name}.") for n in every)
     ]
     if len(leaves) < 2:
-        raise LabkitError(f"{len(leaves)} modules in layers: too few to hide one.", next_step="take a decoder model.")
+        raise LabkitError(f"{len(leaves)} modules in layers are too few to hide one.", next_step="use a decoder model.")
     pick = int.from_bytes(hashlib.sha256(learner.encode()).digest()[:8], "big")
     slow = leaves.pop(pick % len(leaves))
     return slow, leaves[pick // 1009 % len(leaves)]
 
 
 class Puzzle:
-    """The slow module of one model: it is slow while `is_on`; `remove()` gives the model back as it was."""
+    """A model with one slow module, which is slow while `is_on`; `remove()` restores the model."""
 
     def __init__(self, model, *, learner: str, step_s: float, device: str = "cpu") -> None:
         import torch
@@ -56,16 +56,16 @@ class Puzzle:
         self.learner, self.is_on, self._device = learner, True, device
         modules = dict(model.named_modules())
         slow, decoy = estimate_plant(modules, learner=learner)
-        # No random numbers: sampling with a seed must give the same words as without the puzzle.
+        # No random numbers: sampling with a seed must give the same tokens as without the puzzle.
         square = torch.full((_SIZE, _SIZE), 1 / _SIZE, device=device)
         self._pair, self._waste = (square, square), torch.empty_like(square)
-        extra = min(max(_SHARE * step_s, _LEAST_S), _MOST_S) / self._measure_extra()
+        extra = min(max(_EXTRA * step_s, _LEAST_S), _MOST_S) / self._measure_extra()
         self._modules = (modules[slow], modules[decoy])
         self._plant(modules[slow], max(8, round(extra)), is_once=False)
         self._plant(modules[decoy], max(8, round(_FIRST * extra)), is_once=True)
 
     def _measure_extra(self) -> float:
-        """Seconds of one unit of useless work: the shortest of a few, which a busy machine disturbs least."""
+        """Return the seconds of one unit of useless work: the shortest of nine, which noise disturbs least."""
         times = []
         for _ in range(9):
             begin_s = time.perf_counter()
@@ -92,38 +92,43 @@ class Puzzle:
 
         module.forward = slow_forward
 
-    def to_settings(self, calls: Sequence[Event]) -> dict:
-        """Return the calls of a profile of this model as settings of a record, with whose model it is."""
+    def to_settings(self, calls: Sequence[ProfilerEvent]) -> dict:
+        """Return the calls in a profile of this model as settings of a record, with the identifier of the learner."""
         return format_calls(calls, learner=self.learner)
 
     def remove(self) -> None:
-        """Take the useless work out."""
+        """Remove the useless work."""
         for module in self._modules:
             module.__dict__.pop("forward", None)
 
 
-def load_puzzle(model, function, *, device: str = "cpu") -> Puzzle:
-    """Make one module of `model` slow and return the `Puzzle`; `function()` runs one step and is timed first."""
+def load_puzzle(model, function, *, lab: str, device: str = "cpu") -> Puzzle:
+    """Make one module of `model` slow and return the `Puzzle`; `function()` runs one step and is timed first.
+
+    The same `lab` and learner always give the same slow module.
+    """
     times = []
     for _ in range(7):
         begin_s = time.perf_counter()
         function()
         synchronize(device)
         times.append(time.perf_counter() - begin_s)
-    return Puzzle(model, learner=load_learner(), step_s=min(times), device=device)
+    return Puzzle(model, learner=load_learner(lab), step_s=min(times), device=device)
 
 
-def format_calls(calls: Sequence[Event], *, learner: str) -> dict:
-    """Return calls of modules as settings of a record: names once, then [name, step, start, end] in seconds."""
+def format_calls(calls: Sequence[ProfilerEvent], *, learner: str) -> dict:
+    """Return calls of modules as settings of a record: the names, then [index of name, step, start_s, end_s]."""
     names = sorted({call.name for call in calls})
     rows = [[names.index(c.name), c.step, round(c.start_s, 7), round(c.end_s, 7)] for c in calls]
     return {"learner": learner, "modules": names, "calls": rows}
 
 
-def load_calls(settings: Mapping) -> tuple[Event, ...]:
-    """Read the calls back from a record's settings; LabkitError when they are not there."""
+def load_calls(settings: Mapping) -> tuple[ProfilerEvent, ...]:
+    """Read the calls from the settings of a record; LabkitError if there are none."""
     try:
         names = settings["modules"]
-        return tuple(Event(names[k], start, end, "module", 0, step) for k, step, start, end in settings["calls"])
+        return tuple(
+            ProfilerEvent(names[k], start, end, "module", 0, step) for k, step, start, end in settings["calls"]
+        )
     except (KeyError, IndexError, TypeError, ValueError):
         raise LabkitError("this record holds no calls of modules.", next_step="profile the model again.") from None

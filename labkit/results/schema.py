@@ -41,7 +41,7 @@ SCHEMA = {
             "type": "string",
             "pattern": "^r-[0-9a-f]{10}$",
         },
-        "lab": {"type": "string", "pattern": "^[0-9]{2}$"},
+        "lab": {"type": "string", "pattern": "^([0-9]{2}|shell)$"},
         "name": {"type": "string", "pattern": "^[a-z0-9][a-z0-9_.-]*$"},
         "time": {
             "description": "UTC",

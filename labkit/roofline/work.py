@@ -1,30 +1,56 @@
-"""FLOPs and bytes of a prefill, of one decode step, and of one matrix product.
+"""How many FLOPs and bytes does a prefill, a decode step or a matrix product need, and how fast can it be at best?
 
-Two FLOPs per multiply-add of every matrix product: projections, MLP, Q·Kᵀ, P·V and the head, as
-`torch.utils.flop_counter` counts them. It counts the whole square of scores in a prefill, so this does too: a kernel
-that skips the masked half does less. Norms, activations and softmax are left out (under 1 % for the models here).
+FLOPs: two per multiply-add of every matrix product (projections, MLP, Q·Kᵀ, P·V and the head), as
+`torch.utils.flop_counter` counts them. In a prefill both count the full square of scores, although a kernel may skip
+the masked half. Norms, activations and softmax are left out (under 1 % for the course's models).
 
-Bytes are the least that has to move, each value once: the weights that the step uses, keys and values of the cache, and
-the inputs and outputs of each product with a weight. Scores are counted as never leaving the chip.
+Bytes: the minimum traffic, each value once: the weights that the step uses, the keys and values in the cache, and the
+inputs and outputs of each product with a weight. Scores are assumed to stay on the chip.
+
+Time: Williams, Waterman and Patterson, "Roofline", CACM 52 (4), 2009: attainable = min(peak, intensity · bandwidth).
+Small models need a third limit, dispatch: the time of the same step with almost no arithmetic.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from labkit import stats
 from labkit.errors import LabkitError, ModelError
-from labkit.roofline._shape import Shape, count_values, read_shape, read_window
-from labkit.roofline.parameters import estimate_kv_bytes_per_token, estimate_num_parameters
+from labkit.roofline.parameters import (
+    ModelShape,
+    count_values,
+    estimate_kv_bytes_per_token,
+    estimate_num_parameters,
+    read_shape,
+    read_window,
+)
 
-__all__ = ["Work", "estimate_decode_step", "estimate_gemm", "estimate_prefill"]
+__all__ = [
+    "TimeBound",
+    "Utilization",
+    "Work",
+    "estimate_decode_step",
+    "estimate_gemm",
+    "estimate_prefill",
+    "estimate_time_bound",
+    "estimate_utilization",
+]
 
-# Families that use their sliding_window wherever the config has one (Gemma: in a part of the layers).
+# Families that use their sliding_window whenever the config has one (Gemma: in some of the layers).
 _WINDOWED = ("mistral", "mixtral", "phi3", "gemma2", "gemma3_text")
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """FLOPs of a piece of work, and the bytes that it moves to and from memory, by kind."""
+    """The FLOPs of a computation and the bytes that it moves to and from memory.
+
+    Attributes:
+        flops: floating-point operations.
+        weight_bytes: bytes of weights read.
+        kv_bytes: bytes of keys and values read or written.
+        activation_bytes: bytes of the inputs and outputs of products with a weight.
+    """
 
     flops: float
     weight_bytes: float
@@ -33,13 +59,55 @@ class Work:
 
     @property
     def bytes(self) -> float:
-        """All bytes together."""
+        """The sum of the three kinds of bytes."""
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
     @property
     def intensity(self) -> float:
         """Arithmetic intensity in FLOP per byte."""
         return self.flops / self.bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TimeBound:
+    """The shortest time that some work can take, and the limit that binds.
+
+    Attributes:
+        limit: "compute", "bandwidth" or "dispatch", whichever takes longest.
+        seconds: the longest of the three times. They can overlap, so this is a lower bound, not a forecast.
+        compute_s: FLOPs over peak FLOP/s.
+        bandwidth_s: bytes over bytes per second.
+        dispatch_s: seconds of a step with almost no arithmetic.
+    """
+
+    limit: str
+    seconds: float
+    compute_s: float
+    bandwidth_s: float
+    dispatch_s: float
+
+    @property
+    def serial_s(self) -> float:
+        """Dispatch plus the longer of the other two: the bound if they cannot overlap.
+
+        With a GPU, the CPU dispatches ahead while the GPU computes. On a CPU, one thread does both in turns.
+        """
+        return self.dispatch_s + max(self.compute_s, self.bandwidth_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Utilization:
+    """How close a measurement came to a limit.
+
+    Attributes:
+        value: ideal time over the median time; 1 is the limit.
+        interval: the 95 % interval of `value`, None if n is too small.
+        n: number of samples.
+    """
+
+    value: float
+    interval: stats.Interval | None
+    n: int
 
 
 def estimate_prefill(
@@ -53,14 +121,14 @@ def estimate_prefill(
 ) -> Work:
     """Return the `Work` of reading B prompts of S = `prompt_tokens` into an empty cache.
 
-    `num_logits`: positions per sequence whose logits are computed: 1 in `generate` and in servers, S where
-    `model(ids).logits` is asked for. `bytes_per_value` is that of the weights, `cache_bytes_per_value` that of the
-    cache and of activations: the same by default, but at least 2 (weights of 8 or 4 bits leave these in 16). Keys and
-    values are written once.
+    `num_logits`: positions per sequence whose logits are computed: 1 in `generate` and in servers, S if
+    `model(ids).logits` is used. `bytes_per_value` is for weights, `cache_bytes_per_value` for the cache and for
+    activations. The latter defaults to the former, but at least 2, because 8-bit and 4-bit weights leave both in
+    16 bits. Keys and values are written once.
     """
     _check(prompt_tokens=prompt_tokens, batch=batch, num_logits=num_logits)
     if num_logits > prompt_tokens:
-        raise LabkitError(f"{num_logits} logits of {prompt_tokens} tokens.", next_step="give 1, or prompt_tokens.")
+        raise LabkitError(f"{num_logits} logits for {prompt_tokens} tokens.", next_step="give 1, or prompt_tokens.")
     return _estimate(
         config,
         new_tokens=prompt_tokens,
@@ -80,11 +148,11 @@ def estimate_decode_step(
     bytes_per_value: float = 2,
     cache_bytes_per_value: float | None = None,
 ) -> Work:
-    """Return the `Work` of one decode step of B sequences, each with `context_tokens` in the cache; it adds one.
+    """Return the `Work` of one decode step of B sequences, each with `context_tokens` tokens in the cache.
 
-    The new token looks at context_tokens + 1 positions, itself included; their keys and values are counted once (the
-    old ones are read, the new one is written). The weights are read once for the whole batch. In a mixture, B tokens
-    that choose at random touch E · (1 - (1 - k/E)^B) of E experts: that is what is counted; real routing is less even.
+    The new token attends to context_tokens + 1 positions, including itself. Their keys and values are counted once (the
+    old ones are read, the new one is written). The weights are read once for the whole batch. In a mixture of experts,
+    B tokens that choose at random touch E · (1 - (1 - k/E)^B) of E experts. Real routing is less even.
     """
     _check(batch=batch, context_tokens=context_tokens + 1)
     return _estimate(
@@ -99,9 +167,9 @@ def estimate_decode_step(
 
 
 def estimate_gemm(m: int, n: int, k: int, *, bytes_per_value: float) -> Work:
-    """Return the `Work` of (m, k) @ (k, n): 2·m·n·k FLOPs; both inputs read and the output written once.
+    """Return the `Work` of (m, k) @ (k, n): 2·m·n·k FLOPs, both inputs read and the output written once.
 
-    The (k, n) matrix is the weight. m = 1 is a GEMV: an intensity near 2 / bytes_per_value, whatever its size.
+    The (k, n) matrix is the weight. m = 1 is a GEMV, with an intensity near 2 / bytes_per_value at any size.
     """
     _check(m=m, n=n, k=k)
     return Work(
@@ -110,6 +178,39 @@ def estimate_gemm(m: int, n: int, k: int, *, bytes_per_value: float) -> Work:
         kv_bytes=0.0,
         activation_bytes=(m * k + m * n) * bytes_per_value,
     )
+
+
+def estimate_time_bound(work: Work, *, flop_per_s: float, byte_per_s: float, dispatch_s: float = 0.0) -> TimeBound:
+    """Return the `TimeBound` of some work on a machine with these limits.
+
+    `byte_per_s` is the bandwidth at the size of the working set: 20 MB of weights may fit in a cache. `dispatch_s` is
+    the time of the same step with almost no arithmetic.
+    """
+    _check_positive(flop_per_s=flop_per_s, byte_per_s=byte_per_s)
+    if dispatch_s < 0:
+        raise LabkitError(f"dispatch_s is {dispatch_s}.", next_step="give seconds; 0 means no such limit.")
+    times = {
+        "compute": work.flops / flop_per_s,
+        "bandwidth": work.bytes / byte_per_s,
+        "dispatch": float(dispatch_s),
+    }
+    limit = max(times, key=times.__getitem__)
+    return TimeBound(limit, times[limit], times["compute"], times["bandwidth"], times["dispatch"])
+
+
+def estimate_utilization(samples_s: Sequence[float], *, ideal_s: float) -> Utilization:
+    """Return ideal_s / median(samples_s), with the interval that follows from that of the median.
+
+    With `ideal_s` = bytes / peak bandwidth this is MBU (model bandwidth utilization), with FLOPs / peak FLOP/s it is
+    MFU, with `TimeBound.seconds` the distance from that bound. Over 1 means that a byte count or a peak is wrong.
+    """
+    _check_positive(ideal_s=ideal_s)
+    if min(samples_s, default=1.0) <= 0:
+        raise LabkitError("a sample is 0 s or less.", next_step="check how it was measured.")
+    summary = stats.summarize(samples_s)
+    slow = summary.p50_interval
+    interval = slow and stats.Interval(ideal_s / slow.high, ideal_s / slow.low, slow.confidence)
+    return Utilization(ideal_s / summary.p50, interval, summary.n)
 
 
 def _estimate(
@@ -122,12 +223,12 @@ def _estimate(
     bytes_per_value: float,
     cache_bytes_per_value: float | None,
 ) -> Work:
-    """Count `new_tokens` per sequence that each look at `seen_tokens` positions."""
+    """Count `new_tokens` per sequence, each attending to `seen_tokens` positions."""
     _check_window(config, seen_tokens)
     shape = read_shape(config)
     cache_bytes = max(2.0, bytes_per_value) if cache_bytes_per_value is None else cache_bytes_per_value
     num_tokens = batch * new_tokens
-    # Every product as (inputs, outputs, rows): rows are the tokens that pass it, summed over layers and experts.
+    # Every product as (inputs, outputs, rows); rows: tokens that pass it, summed over layers and experts.
     products = [(*product, times * num_tokens) for product, times in shape.shared_products()]
     products += [(*product, shape.num_sparse_layers * shape.experts_per_token * num_tokens) for product in shape.expert]
     products += [(*shape.head, batch * num_logits)]
@@ -142,8 +243,8 @@ def _estimate(
     )
 
 
-def _count_weights_read(config: Mapping[str, Any], shape: Shape, num_tokens: int) -> float:
-    """Return the weight values that `num_tokens` tokens touch: of a table only rows, of the experts only the chosen."""
+def _count_weights_read(config: Mapping[str, Any], shape: ModelShape, num_tokens: int) -> float:
+    """Return the weight values that `num_tokens` tokens touch: only their rows of a table, only the chosen experts."""
     values = (
         estimate_num_parameters(config) - shape.lookup_values + min(shape.lookup_values, num_tokens * shape.row_values)
     )
@@ -154,13 +255,13 @@ def _count_weights_read(config: Mapping[str, Any], shape: Shape, num_tokens: int
 
 
 def _check_window(config: Mapping[str, Any], seen_tokens: int) -> None:
-    """Refuse contexts that are longer than a sliding window: there, layers read less than the whole cache."""
+    """Refuse contexts longer than a sliding window, because layers then read only part of the cache."""
     window = read_window(config)
     is_used = config.get("use_sliding_window", config.get("model_type") in _WINDOWED)
     if window and is_used and seen_tokens > window:
         raise ModelError(
-            f"{seen_tokens} tokens are more than the sliding window of {window}, which is not counted here.",
-            next_step="ask for a shorter context.",
+            f"{seen_tokens} tokens exceed the sliding window of {window}, and such contexts are not counted here.",
+            next_step="use a shorter context.",
         )
 
 
@@ -168,3 +269,9 @@ def _check(**counts: int) -> None:
     for name, count in counts.items():
         if count < 1:
             raise LabkitError(f"{name} is {count}.", next_step="give a whole number of at least 1.")
+
+
+def _check_positive(**numbers: float) -> None:
+    for name, number in numbers.items():
+        if not number > 0:
+            raise LabkitError(f"{name} is {number}.", next_step="give a number above 0.")

@@ -1,4 +1,4 @@
-"""How does a text reach the learner? As HTML where a notebook is, as plain text everywhere else."""
+"""How is a text shown? As HTML in a notebook, as plain text everywhere else."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ __all__ = ["find_kernel", "format_code", "format_plain", "view_html"]
 
 
 def view_html(html: str, text: str) -> None:
-    """Show `html` in a notebook and `text` everywhere else; IPython is used only where it runs already."""
+    """Show `html` in a notebook and `text` everywhere else; IPython is used only if it is already running."""
     if find_kernel() is None:
         print(text)
         return
@@ -18,18 +18,18 @@ def view_html(html: str, text: str) -> None:
 
 
 def find_kernel() -> object | None:
-    """Return the notebook kernel that runs this code; None in a script, a test, or IPython on a terminal."""
+    """Return the notebook kernel that runs this code; None in a script, a test, or IPython in a terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython and hasattr(ipython, "get_ipython") else None
     return getattr(shell, "kernel", None)
 
 
 def format_code(text: str) -> str:
-    """Escape a text for HTML; what stands in backticks becomes code."""
+    """Escape a text for HTML; text in backticks becomes code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text, quote=False))
 
 
 def format_plain(html: str) -> str:
-    """Drop the tags of simple HTML: a line for each paragraph, item and row."""
+    """Return simple HTML without its tags: one line per paragraph, item and row."""
     lines = unescape(re.sub(r"<[^>]+>", "", re.sub(r"</(p|li|tr|summary)>", "\n", html))).split("\n")
     return "\n".join(line.strip() for line in lines if line.strip())

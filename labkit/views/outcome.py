@@ -1,4 +1,4 @@
-"""What did a check say? An outcome, and the one line that shows it."""
+"""What did a check find? An outcome, and the one line that shows it."""
 
 import os
 from dataclasses import dataclass
@@ -7,13 +7,13 @@ from html import escape
 from labkit.errors import CheckError
 from labkit.views.html import format_code, format_plain, view_html
 
-__all__ = ["CheckFailed", "Outcome", "format_outcome", "is_strict", "view_outcome"]
+__all__ = ["CheckFailed", "Outcome", "is_strict", "view_outcome"]
 
 _MARKS = {"passed": "✓", "failed": "✗", "not attempted": "○", "blocked": "▢", "answered": "✓"}
 
 
-class CheckFailed(CheckError):  # noqa: N818  (the name that the notebooks' strict runs look for)
-    """In strict mode (LABKIT_STRICT=1, the test run) an answer was not accepted; a notebook shows it as one line."""
+class CheckFailed(CheckError):  # noqa: N818  (strict runs of the notebooks look for this name)
+    """An answer was not accepted in strict mode (LABKIT_STRICT=1, for test runs); a notebook shows it as one line."""
 
     def _render_traceback_(self) -> list[str]:
         return [str(self)]
@@ -21,9 +21,12 @@ class CheckFailed(CheckError):  # noqa: N818  (the name that the notebooks' stri
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a check says: `status` is passed, failed, not attempted or blocked; `measurement` is optional numbers.
+    """What a check found. A notebook shows nothing for it, because the line is already on the screen.
 
-    A notebook shows nothing for it: the line is on the screen already.
+    Attributes:
+        status: "passed", "failed", "not attempted" or "blocked".
+        sentence: why, and the next step.
+        measurement: optional numbers, {name: value}.
     """
 
     status: str
@@ -33,20 +36,20 @@ class Outcome:
     def __post_init__(self) -> None:
         if self.status not in ("passed", "failed", "not attempted", "blocked"):
             raise CheckError(
-                f"{self.status!r} is no outcome.", next_step="use passed, failed, not attempted or blocked."
+                f"{self.status!r} is not a valid outcome.", next_step="use passed, failed, not attempted or blocked."
             )
 
     def _ipython_display_(self) -> None:
-        """Show nothing, so that a cell that ends with check(...) has one line of output."""
+        """Show nothing, so that a cell that ends with check(...) has only one line of output."""
 
 
 def is_strict() -> bool:
-    """Tell whether this is the test run, in which anything that is not accepted raises."""
+    """Return whether this is a test run, in which an answer that is not accepted raises."""
     return os.environ.get("LABKIT_STRICT", "") not in ("", "0")
 
 
-def format_outcome(name: str, outcome: Outcome, *, word: str = "") -> str:
-    """Write "✓ 00.1 passed: sentence" in one line; `word` replaces the status ("answered")."""
+def _format_outcome(name: str, outcome: Outcome, *, word: str = "") -> str:
+    """Write an outcome in one line, "✓ name passed: sentence"; `word` replaces the status ("answered")."""
     word = word or outcome.status
     sentence = " ".join(outcome.sentence.split())
     return f"{_MARKS[word]} {name} {word}" + (f": {sentence}" if sentence and word != "not attempted" else "")
@@ -55,9 +58,9 @@ def format_outcome(name: str, outcome: Outcome, *, word: str = "") -> str:
 def view_outcome(name: str, outcome: Outcome, *, is_accepted: bool, word: str = "", before: str = "") -> Outcome:
     """Show an outcome as one line and return it; in strict mode raise CheckFailed unless it is accepted.
 
-    `before` is HTML (with its own text made by dropping the tags) that stands above the line, such as a question.
+    `before` is HTML above the line, such as a question; the plain text has it without its tags.
     """
-    line = format_outcome(name, outcome, word=word)
+    line = _format_outcome(name, outcome, word=word)
     if is_strict() and not is_accepted:
         raise CheckFailed(line)
     head, _, sentence = line.partition(": ")

@@ -172,7 +172,7 @@ def test_claims_that_are_written_down_for_the_made_up_records_fail_on_the_own_on
 
 @pytest.mark.parametrize("missing", ["profile", "engines", "sweep"])
 def test_a_missing_record_is_not_attempted_and_names_the_lab_to_run(missing, phase_1, monkeypatch, tmp_path, capsys):
-    claim = solve("13.5")  # made first: its scene saves what is missing
+    claim = solve("13.5")
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "others"))
     for record in phase_1.values():
         if record.name != missing:

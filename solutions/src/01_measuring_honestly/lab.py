@@ -17,17 +17,17 @@
 #
 # **How do I know that B is faster than A?**
 #
-# In this lab you build the three tools that every later lab stands on: a stopwatch that waits for the device, a
-# percentile that knows how sure it is, and a comparison that may answer *cannot tell*. Then you turn them on
-# themselves: you compare a thing with itself, and count how often the answer is wrong.
+# In this lab you build three tools that every later lab relies on: a stopwatch that waits for the device, a percentile
+# that knows how certain it is, and a comparison that may answer *cannot tell*. Then you test the tools themselves: you
+# compare something with itself, and count how often the answer is wrong.
 
 # %% [markdown]
 # | | |
 # | --- | --- |
 # | **Time** | 90 minutes |
-# | **Needs** | Any machine. No GPU, no network. The asynchronous device is simulated, and says so; the model is real. |
+# | **Needs** | Any machine. No GPU and no network. The asynchronous device is simulated, and labelled as such; the model is real. |
 # | **Before** | Lab 00; what a mean and a standard deviation are |
-# | **You will be able to** | time work on an asynchronous device without being fooled; give a percentile with an interval that holds for any distribution, or say that n is too small; decide between *faster*, *slower* and *cannot tell* under drift; find the lie in a benchmark script |
+# | **You will be able to** | time work on an asynchronous device without being fooled; give a percentile with an interval that is valid for any distribution, or say that n is too small; decide between *faster*, *slower* and *cannot tell* under drift; find the lie in a benchmark script |
 
 # %%
 import math
@@ -41,7 +41,6 @@ from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.plots import measuring
 from labkit.quiz import quiz
 from labkit.results import save_record
 from labkit.timing import SimulatedDevice, VirtualClock
@@ -49,26 +48,26 @@ from labkit.timing import SimulatedDevice, VirtualClock
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
-print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the lab runs on the processor'}")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the lab runs on the CPU'}")
 print(f"tier       {estimate_tier(machine)}")
-print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that this tier runs")
+print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the model for this tier")
 
 # %% [markdown]
 # ## 1 · A stopwatch that waits
 #
-# A GPU is **asynchronous**: a call puts work into a queue and returns at once. A clock that is read then has timed
-# the queueing, not the work. To **synchronize** is to wait until the queue is empty. It belongs on both sides: before
-# the start, or earlier work is counted; before the stop, or this work is not.
+# A GPU is **asynchronous**: a call puts work into a queue and returns at once. If you read the clock then, you have
+# timed the queueing, not the work. To **synchronize** is to wait until the queue is empty. Do it on both sides: before
+# the start, so that earlier work is not counted, and before the stop, so that all of this work is.
 #
 # $$\text{sample} = t_\text{stop} - t_\text{start} \quad [\text{s}], \qquad \text{both read after a synchronization}$$
 #
-# The first calls are slow for reasons of their own: kernels are chosen, memory is allocated, caches fill. They are
-# the **warm-up**: made, and kept out of the result. All other samples are kept, the ugly ones too. The clock must be
-# *monotonic*: wall time jumps.
+# The first calls are slow for reasons of their own: kernels are selected, memory is allocated, caches fill. These calls
+# are the **warm-up**: make them, and keep them out of the result. Keep all other samples, even the ugly ones. The clock
+# must be *monotonic*, because wall time can jump.
 #
-# **Worked example**, on a *simulated* device: seconds pass only when the simulation says so, so the numbers are
-# exact. A launch takes 20 µs, the work 10 ms.
+# **Worked example** on a *simulated* device: time passes only when the simulation says so, so the numbers are exact. A
+# launch takes 20 µs, the work 10 ms.
 
 # %% tags=["nbval-check-output"]
 example_clock = VirtualClock()
@@ -82,7 +81,7 @@ example_device.launch(0.010)
 example_device.synchronize()
 honest_s = example_clock() - start_s
 print(f"without waiting {units.format_seconds(naive_s)}, with waiting {units.format_seconds(honest_s)} (simulated)")
-print(f"the wrong number is {honest_s / naive_s:.0f} times too good")
+print(f"the wrong number looks {honest_s / naive_s:.0f} times too good")
 
 # %% [markdown] exercise="01.1" title="The stopwatch" minutes=15 difficulty=2 version=1
 # ### Exercise 01.1 · The stopwatch
@@ -90,28 +89,28 @@ print(f"the wrong number is {honest_s / naive_s:.0f} times too good")
 # *15 minutes · difficulty 2 of 5 · why it matters: one missing synchronization has made many a kernel "500 times
 # faster".*
 #
-# Call `function()` first `num_warmup` times, then `num_samples` times more. Return the list of the `num_samples`
-# times in seconds, in the order in which they were measured. `synchronize()` waits for the device, `clock()` reads a
-# monotonic clock: use these two arguments and nothing from the `time` module, so that the check can drive your
-# stopwatch with a simulated device.
+# Call `function()` first `num_warmup` times, then `num_samples` more times. Return the list of the `num_samples` times
+# in seconds, in the order in which you measured them. `synchronize()` waits for the device, `clock()` reads a monotonic
+# clock. Use these two arguments and nothing from the `time` module, so that the check can run your stopwatch on a
+# simulated device.
 #
 # <details><summary>Hint 1</summary>
 #
-# Two loops, one after the other. Only the second one reads the clock.
+# Write two loops, one after the other. Only the second one reads the clock.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# In the second loop the order is: synchronize, read the clock, call, synchronize, read the clock. A wait that lies
-# before the first reading is not counted.
+# In the second loop the order is: synchronize, read the clock, call, synchronize, read the clock. A wait before the
+# first reading is not counted.
 #
 # </details>
 
 
 # %% solution="01.1"
 def measure_seconds(function, *, synchronize, clock, num_warmup=3, num_samples=10):
-    """Return the seconds of each of num_samples calls, warm-up apart, the device idle at both clock readings."""
+    """Return the seconds of each of num_samples calls after the warm-up, with the device idle at both clock readings."""
     ### BEGIN SOLUTION
     for _ in range(num_warmup):
         function()
@@ -130,8 +129,8 @@ def measure_seconds(function, *, synchronize, clock, num_warmup=3, num_samples=1
 check("01.1", measure_seconds)
 
 # %% [markdown]
-# **What you should see** below: the simulated device needs 300 ms and 50 ms for its first two calls and 10 ms for
-# each later one. Your stopwatch, with two calls of warm-up, shows the later ones only.
+# **What you should see** below: the simulated device needs 300 ms and 50 ms for its first two calls and 10 ms for each
+# later one. Your stopwatch, with two warm-up calls, shows only the later ones.
 
 # %%
 if ready("01.1"):
@@ -147,64 +146,66 @@ if ready("01.1"):
 # %% [markdown]
 # ## 2 · How sure is a percentile?
 #
-# The **median** (p50) is the middle sample; half of the requests are slower than **p50**, one in a hundred is slower
-# than **p99**. Users feel the tail, so services promise p95 or p99. But how sure is such a number?
+# The **median** (p50) is the middle sample: half of the requests are slower than **p50**, and one in a hundred is
+# slower than **p99**. Users feel the tail, so services promise p95 or p99. But how certain is such a number?
 #
-# Take $n$ independent samples. Each lies below the true percentile $Q$ with chance $p$ (0.5 for the median), whatever
-# the distribution looks like. So *how many* lie below is binomial, and the sorted samples $x_{(l)}$ and $x_{(u)}$
-# hold $Q$ between them with chance
+# Take $n$ independent samples. Each lies below the true percentile $Q$ with probability $p$ (0.5 for the median),
+# whatever the distribution looks like. So the *number* of samples below it is binomial, and the sorted samples
+# $x_{(l)}$ and $x_{(u)}$ have $Q$ between them with probability
 #
 # $$P\left(x_{(l)} < Q \le x_{(u)}\right) = \sum_{k=l}^{u-1} \binom{n}{k} p^k (1-p)^{n-k}$$
 #
 # Find ranks $l < u$ that reach 95 %, and you have an interval without assuming a bell curve. If not even the smallest
-# and the largest sample reach it, there is no interval: $n$ is too small, and the percentile is not a number yet.
+# and the largest sample reach 95 %, there is no interval: $n$ is too small, and you cannot state the percentile yet.
 #
 # **Worked example**: the median of six samples, and of five.
 
 # %% tags=["nbval-check-output"]
 for n in (6, 5):
-    chance = sum(math.comb(n, k) * 0.5**k * 0.5 ** (n - k) for k in range(1, n))
-    print(f"n = {n}: the smallest and the largest hold the median with {100 * chance:.1f} %")
+    probability = sum(math.comb(n, k) * 0.5**k * 0.5 ** (n - k) for k in range(1, n))
+    print(f"n = {n}: the median lies between the smallest and largest with probability {100 * probability:.1f} %")
 
 # %% [markdown]
-# **Why p99 of 50 requests is not a number.** Ten people measure the same (simulated) service, 50 requests each. Its
-# true p99 is known: 320 ms. Each of them reports "p99". With 50 samples this is little more than the slowest request
-# of the day.
+# **Why you cannot measure p99 with 50 requests.** Ten people measure the same (simulated) service, with 50 requests
+# each. Its true p99 is known: 320 ms. Each of them reports "p99". With 50 samples this is little more than the slowest
+# request of the day.
 
 # %% tags=["nbval-check-output"]
 draw = np.random.default_rng(1)
 reports_s = [float(np.percentile(0.1 * np.exp(draw.normal(0, 0.5, size=50)), 99)) for _ in range(10)]
 print("reported p99, simulated:", ", ".join(f"{1000 * s:.0f}" for s in sorted(reports_s)), "ms")
-print(f"smallest and largest of 50 hold the true p99 with {100 * (1 - 0.99**50 - 0.01**50):.1f} %")
+print(f"the true p99 lies between the extremes of 50 with probability {100 * (1 - 0.99**50 - 0.01**50):.1f} %")
 
 # %% [markdown] exercise="01.2" title="A percentile and its interval" minutes=20 difficulty=3 version=1
 # ### Exercise 01.2 · A percentile and its interval
 #
-# *20 minutes · difficulty 3 of 5 · why it matters: a p99 without n and interval is the most common false number in
+# *20 minutes · difficulty 3 of 5 · why it matters: a p99 without n and an interval is the most common false number in
 # our field.*
 #
-# Return a tuple `(point, low, high)`: the `q`-th percentile as `np.percentile` gives it, and two of the samples that hold the
-# true one with at least `confidence`. Of all pairs of ranks that suffice, take the closest. Where none suffices,
-# return `None`.
+# Return a tuple `(point, low, high)`: the `q`-th percentile as `np.percentile` computes it, and two of the samples that
+# contain the true percentile with a probability of at least `confidence`. Of all pairs of ranks that reach it, take the
+# closest pair. If no pair reaches it, return `None`.
 #
 # <details><summary>Hint 1</summary>
 #
-# Make the list `below[k]`, the chance that exactly `k` of `n` samples lie below: `math.comb(n, k) * p**k * (1 - p) **
-# (n - k)` with `p = q / 100`. The formula sums `below[low:high]`, where `low` and `high` are ranks that begin at 1.
+# Build the list `below[k]`, the probability that exactly `k` of `n` samples lie below:
+# `math.comb(n, k) * p**k * (1 - p) ** (n - k)` with `p = q / 100`. The formula sums `below[low:high]`, where `low` and
+# `high` are ranks that start at 1.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # Let `held = np.cumsum(below)`. Then the sum for ranks `low` and `high` is `held[high - 1] - held[low - 1]`. Collect
-# `(high - low, low, high)` for every pair that suffices and take `min(...)`. Rank 1 is `sorted(samples)[0]`.
+# `(high - low, low, high)` for every pair that reaches `confidence` and take `min(...)`. Rank 1 is
+# `sorted(samples)[0]`.
 #
 # </details>
 
 
 # %% solution="01.2"
 def percentile_interval(samples, q, *, confidence=0.95):
-    """Return (point, low, high) for the q-th percentile (q in percent), or None where n is too small."""
+    """Return (point, low, high) for the q-th percentile (q in percent), or None if n is too small."""
     ### BEGIN SOLUTION
     n, p = len(samples), q / 100
     below = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
@@ -236,43 +237,43 @@ if ready("01.2"):
 
 # %% [markdown]
 # **What you should see.** The same (simulated) requests give a good median from 50 of them, a wide p95 from 59, and a
-# p99 only from 299. A number that is missing is better than one that is made up.
+# p99 only from 299. A missing number is better than a made-up one.
 
 # %% [markdown]
 # ## 3 · Pairs against drift
 #
-# A machine changes while you measure: it warms up, a neighbour starts a job. All of A first, then all of B, and this
-# **drift** looks like a difference. So run A and B **in turns** and compare within each pair, where the drift is
-# nearly the same. With times $a_i$ and $b_i$ of pair $i$:
+# A machine changes while you measure: it warms up, or a neighbour starts a job. If you run all of A first and then all
+# of B, this **drift** looks like a difference. So let A and B **take turns** and compare within each pair, where the
+# drift is nearly the same. With times $a_i$ and $b_i$ of pair $i$:
 #
 # $$g_i = \ln\frac{b_i}{a_i}, \qquad \text{speed of A over B} = e^{\bar g}, \qquad
 # \text{interval} = \exp\left(\bar g \pm t_{n-1} \frac{s_g}{\sqrt n}\right)$$
 #
-# A ratio has no unit. Its logarithm makes "twice as fast" and "half as fast" equally far from 1. An interval wholly
-# above 1 says A is *faster*, wholly below 1 *slower*. An interval that holds 1 says **cannot tell**: a right answer,
-# and often the only honest one.
+# A ratio has no unit. Its logarithm puts "twice as fast" and "half as fast" equally far from no difference. If the
+# whole interval is above 1, A is *faster*; if it is below 1, *slower*. If the interval contains 1, the answer is
+# **cannot tell**: a valid answer, and often the only honest one.
 #
-# **Worked example**: within three pairs the machine becomes 40 % slower, and the gain is still clear.
+# **Worked example**: over three pairs the machine becomes 40 % slower, and the gain is still clear.
 
 # %% tags=["nbval-check-output"]
 example_a_s, example_b_s = [0.50, 0.60, 0.70], [0.55, 0.65, 0.78]
 example_gains = [math.log(b / a) for a, b in zip(example_a_s, example_b_s, strict=True)]
 middle, around = sum(example_gains) / 3, stats.estimate_mean_interval(example_gains)
 print("gains", [round(gain, 3) for gain in example_gains])
-print(f"A over B {math.exp(middle):.3f}, between {math.exp(around.low):.3f} and {math.exp(around.high):.3f}")
+print(f"A over B: {math.exp(middle):.3f} ({math.exp(around.low):.3f} to {math.exp(around.high):.3f})")
 
 # %% [markdown]
-# Below, one and the same (simulated) program runs under two names while the machine drifts by 15 %. Sequential runs
-# find a winner where there is none.
+# Below, the same (simulated) program runs under two names while the machine drifts by 15 %. Sequential runs find a
+# winner where there is none.
 
 # %%
 draw = np.random.default_rng(7)
-plans = {"simulated, sequential: all of A, then all of B": "A" * 30 + "B" * 30, "simulated, in turns": "AB" * 30}
+plans = {"simulated, sequential: all of A, then all of B": "A" * 30 + "B" * 30, "simulated, taking turns": "AB" * 30}
 runs = {
     plan: [(name, 0.1 * (1 + 0.15 * k / 60) * math.exp(draw.normal(0, 0.01))) for k, name in enumerate(order)]
     for plan, order in plans.items()
 }
-figure = measuring.plot_time_order(runs, unit="s", title="The same drift, two plans: one makes a winner")
+figure = plots.plot_time_order(runs, unit="s", title="The same drift, two plans: one of them makes a winner")
 figure.show()
 print(plots.format_alternative(figure))
 
@@ -285,23 +286,23 @@ for (plan, run), is_paired in zip(runs.items(), (False, True), strict=True):
 # %% [markdown] exercise="01.3" title="Faster, slower or cannot tell" minutes=20 difficulty=3 version=1
 # ### Exercise 01.3 · Faster, slower or cannot tell
 #
-# *20 minutes · difficulty 3 of 5 · why it matters: every comparison of this course ends in one of these three words.*
+# *20 minutes · difficulty 3 of 5 · why it matters: every comparison in this course ends in one of these three answers.*
 #
 # `a_s[i]` and `b_s[i]` are the seconds of A and B in pair `i`. Return `(ratio, low, high, verdict)`: the speed of A
-# over the speed of B, the two ends of its 95 % interval, and about A one of `"faster"`, `"slower"`, `"cannot tell"`.
-# Write it by hand; the library's `compare` is refused.
+# over the speed of B, the two ends of its 95 % interval, and the verdict on A: `"faster"`, `"slower"` or
+# `"cannot tell"`. Write it by hand; the check does not accept the library's `compare`.
 #
 # <details><summary>Hint 1</summary>
 #
-# `stats.estimate_mean_interval(gains)` is the t-interval of a mean; it has `low` and `high`. Everything between is in
-# logarithms.
+# `stats.estimate_mean_interval(gains)` is the t-interval of a mean; it has `low` and `high`. Do the whole computation
+# in logarithms.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `math.exp` of the mean and of both ends leads back to ratios. Then look where 1 lies: below `low`, above `high`, or
-# in between (the ends belong to the interval).
+# Apply `math.exp` to the mean and to both ends to get ratios again. Then see where 1 lies: below `low`, above `high`,
+# or in between (the ends belong to the interval).
 #
 # </details>
 
@@ -324,14 +325,15 @@ check("01.3", compare_pairs)
 # %% [markdown]
 # ## 4 · The same thing under two names
 #
-# Before a tool judges others, it judges itself. In an **A/A test** both sides are the same, so every verdict but
-# *cannot tell* is wrong. A 95 % interval misses the truth about one time in twenty: not a fault but the price that
-# you chose. A tool that never errs here is blind, one that errs much more often lies.
+# Before a tool judges other things, test the tool. In an **A/A test** both sides are the same, so every verdict except
+# *cannot tell* is wrong. A 95 % interval misses the truth about one time in twenty. That is not a fault but the price
+# of the confidence that you chose. A tool that is never wrong here is blind, and one that is wrong much more often
+# lies.
 #
 # $$\text{expected false verdicts} = 0.05 \times \text{number of comparisons}$$
 #
-# So one comparison of many that says *faster* proves nothing: **worked example**, the chance that at least one of 20
-# A/A comparisons does.
+# So one comparison out of many that says *faster* proves nothing. **Worked example**: the probability that at least one
+# of 20 A/A comparisons says so.
 
 # %% tags=["nbval-check-output"]
 print(f"expected: {0.05 * 20:.0f} of 20; at least one: {100 * (1 - 0.95**20):.0f} %; four or more: ", end="")
@@ -340,8 +342,8 @@ print(f"{100 * (1 - sum(math.comb(20, k) * 0.05**k * 0.95 ** (20 - k) for k in r
 # %% [markdown]
 # ### Predict before you measure
 #
-# In a moment your `compare_pairs` compares a real request with itself, 20 times. How many of the 20 will say
-# something else than *cannot tell*? Replace `None` by your guess.
+# In a moment your `compare_pairs` compares a real request with itself, 20 times. How many of the 20 will not say
+# *cannot tell*? Replace `None` with your guess.
 
 # %% solution="01.p1"
 ### BEGIN SOLUTION stub: predict("01.p1", None, unit="of 20")
@@ -351,9 +353,9 @@ predict("01.p1", 1, unit="of 20")
 # %% [markdown]
 # ### Measure
 #
-# Three names, timed by your stopwatch: **A** asks the model for 8 tokens; **same** is A again, the control that
-# should *not* help; **B** asks for as many, after 40 lines of other text in the prompt, which the model has to read
-# first. The next cells wait for your stopwatch and your comparison.
+# Your stopwatch times three requests: **A** asks the model for 8 tokens; **same** is A again, the control that should
+# *not* make a difference; **B** asks for the same number of tokens, after 40 more lines of text in the prompt, which
+# the model has to read first. The next cells wait for your stopwatch and your comparison.
 
 # %%
 NUM_TOKENS, SHORT = 8, "def read_lines(path):\n"
@@ -369,10 +371,10 @@ if ready("01.1") and ready("01.3"):
         )[0]  # fmt: skip
 
 # %% [markdown]
-# In every round each name runs once, in an order that is drawn: were "same" always right after B, it would always
-# find a machine that had just read a long prompt, and an A/A test would find a difference that is real but not meant.
-# The warm-up comes first and uses other prompts of the same size: a server with a prefix cache would answer a prompt
-# that it has seen from memory (lab 12 shows it).
+# In every round each request runs once, in random order. If "same" always ran right after B, it would always find a
+# machine that had just read a long prompt, and an A/A test would find a real difference that we did not mean to test.
+# The warm-up comes first and uses different prompts of the same size: a server with a prefix cache would take a
+# prompt that it has already seen from its cache (lab 12 shows this).
 
 # %%
 if ready("01.1") and ready("01.3"):
@@ -392,17 +394,17 @@ if ready("01.1") and ready("01.3"):
 # %%
 if ready("01.1") and ready("01.3"):
     ratio, low, high, verdict = compare_pairs(samples["B"], samples["A"])
-    title = f"B against A: {ratio:.2f} times the speed ({low:.2f} to {high:.2f}), {verdict}"
+    title = f"B compared with A: {ratio:.2f} times the speed ({low:.2f} to {high:.2f}), {verdict}"
     figure = plots.plot_samples(samples, unit="s", title=title)
     figure.show()
     print(plots.format_alternative(figure))
     ratio, low, high, verdict = compare_pairs(samples["same"], samples["A"])
-    print(f"same against A: ratio {ratio:.3f} ({low:.3f} to {high:.3f}), {verdict}")
+    print(f"same compared with A: ratio {ratio:.3f} ({low:.3f} to {high:.3f}), {verdict}")
 
 # %% [markdown]
-# **What you should see.** B is *slower*: reading a prompt is work. (*Cannot tell* is possible where the machine does
-# much else: then more pairs are needed.) "same" against A most likely says *cannot tell*. Now your own percentile,
-# beside the library's, and where p99 stands:
+# **What you should see.** B is *slower*, because reading a prompt is work. (*Cannot tell* is possible if the machine is
+# busy with other things; then you need more pairs.) "same" compared with A most likely gives *cannot tell*. Now your
+# own percentile next to the library's, and what we can say about p99:
 
 # %%
 if ready("01.1") and ready("01.2") and ready("01.3"):
@@ -415,8 +417,8 @@ if ready("01.1") and ready("01.2") and ready("01.3"):
     print(f"p99 of n = {theirs.n}: {units.format_seconds(theirs.p99)}")
 
 # %% [markdown]
-# **Twenty A/A comparisons** from this one run: all samples of A and "same", mixed by 20 seeds and cut into two
-# halves. This tests the comparison; the machine was tested above.
+# **Twenty A/A comparisons** from this one run: all samples of A and "same", shuffled with 20 seeds and each time split
+# into two halves. This tests the comparison; the machine was tested above.
 
 # %%
 if ready("01.1") and ready("01.3"):
@@ -426,21 +428,21 @@ if ready("01.1") and ready("01.3"):
     num_wrong = sum(verdict != "cannot tell" for *_, verdict in said)
     predicted = reveal("01.p1", num_wrong, unit="of 20")
     guess = "no prediction" if predicted is None else f"predicted {predicted:g}"
-    title = f"{num_wrong} of 20 comparisons of a thing with itself name a winner ({guess})"
-    figure = measuring.plot_ratios([row[:3] for row in said], title=title)
+    title = f"{num_wrong} of 20 comparisons of a request with itself name a winner ({guess})"
+    figure = plots.plot_ratios([row[:3] for row in said], title=title)
     figure.show()
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# None, one, two or three of 20 are all usual. Timings with rare large outliers often give fewer than one: the
+# None, one, two or three of 20 are all common. Timings with rare large outliers often give fewer than one, because the
 # outliers widen every interval.
 
 # %% [markdown]
 # ### Beside a known tool
 #
-# `torch.utils.benchmark` has a careful stopwatch as well: warm-up, synchronization, a fixed number of threads. Both
-# time the same small product in turns: the model's output layer, a matrix of vocabulary by hidden size, times 8
-# vectors. Your stopwatch runs a loop of 20, because a single product is too short for a clock.
+# `torch.utils.benchmark` also has a careful stopwatch: warm-up, synchronization, a fixed number of threads. Both
+# stopwatches take turns timing the same small product: the model's output layer, a matrix of vocabulary by hidden size,
+# times 8 vectors. Your stopwatch times a loop of 20, because a single product is too short to time.
 
 # %%
 if ready("01.1") and ready("01.3"):
@@ -474,26 +476,26 @@ if ready("01.1") and ready("01.3"):
     for name, values in (("yours", mine_s), ("torch", torch_s)):
         summary = stats.summarize(values)
         said = units.format_interval(summary.p50_interval, write=units.format_seconds)
-        print(f"{name}  p50 {units.format_seconds(summary.p50)} a product ({said}, n = {summary.n})")
+        print(f"{name}  p50 {units.format_seconds(summary.p50)} per product ({said}, n = {summary.n})")
     print(f"ratio {ratio:.3f} ({low:.3f} to {high:.3f}), {verdict}; record {second.id}")
 
 # %% [markdown]
 # **What you should see.** Two medians close together. If the verdict is not *cannot tell*, look at the size of the
-# ratio: a loop in Python has a cost, and an interval that is narrow enough finds it. *Different* and *different
-# enough to matter* are two questions.
+# ratio: a Python loop has a cost, and an interval that is narrow enough finds it. *Different* and *different enough to
+# matter* are two questions.
 
 # %% [markdown]
 # ## 5 · Find the lie
 #
-# A benchmark can be false without being invented: one wrong line in a correct-looking script is enough. Three scripts
-# follow, each with what it printed and a log of its run (the logs are made up for this exercise). Everything else in
-# them is right.
+# A benchmark can be false without being invented: one wrong line in a script that looks correct is enough. Here are
+# three scripts, each with what it printed and a log of its run (the logs are made up for this exercise). Everything
+# else in them is correct.
 #
 # An answer names the line, the kind of lie, and the value that the script should have printed:
 #
 # $$\text{fixed} = \text{the last line of the script, with true inputs from the log}$$
 #
-# **Worked example**: a script divides 100 tokens by 2 s and prints 50 tok/s, but its log has 80 tokens. Then `fixed`
+# **Worked example**: a script divides 100 tokens by 2 s and prints 50 tok/s, but its log shows 80 tokens. Then `fixed`
 # is 80 / 2 = 40 tok/s.
 
 # %% tags=["nbval-check-output"]
@@ -512,20 +514,20 @@ for lie, meaning in LIES.items():
 # *20 minutes · difficulty 2 of 5 · why it matters: you will read many more benchmarks than you write.*
 #
 # For each script: `line` is the number of the line **where the false value is read or computed** (not the one that
-# prints it), `lie` is one id of the list above, `fixed` is the number that the script should have printed, in the
-# same unit, with three digits or more. `SCRIPTS["a"].log` has the log as numbers, so that you can compute with it.
+# prints it), `lie` is an id from the list above, and `fixed` is the number that the script should have printed, in the
+# same unit, with at least three digits. `SCRIPTS["a"].log` has the log as numbers, so that you can compute with it.
 #
 # <details><summary>Hint 1</summary>
 #
-# Ask of each line: what does it know? Script a reads two clocks; what has the device done at the second? Script b
-# keeps ten samples; which of them are results? Script c counts tokens; who counted them?
+# Ask about each line: what can it know? Script a reads the clock twice; what has the device finished by the second
+# reading? Script b keeps ten samples; which of them belong in the result? Script c counts tokens; who counted them?
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # a: the last entry of `done_s` is when all five calls were done. b: leave out what the comment in line 2 calls the
-# warm-up, for time and tokens. c: the log has the tokens that were really produced.
+# warm-up, for both time and tokens. c: the log has the tokens that were really generated.
 #
 # </details>
 
@@ -546,20 +548,21 @@ check("01.4", answer)
 # %% [markdown]
 # ## 6 · Break it
 #
-# One of the lies of the list was in none of the scripts: the best run of ours against the average run of theirs. Here
-# it is, on your own samples of one and the same request. It gives a number with a believable size, and a story can
-# always be found for it.
+# One of the lies in the list was in none of the scripts: our best run compared with their average run. Here it is, on
+# your own samples of one and the same request. It gives a number of a believable size, and one can always find a story
+# to explain it.
 
 # %%
 if ready("01.1") and ready("01.3"):
     wrong = float(np.mean(samples["same"])) / min(samples["A"])
     ratio, low, high, verdict = compare_pairs(samples["A"], samples["same"])
-    print(f"wrong: best of A against the mean of the same thing: {wrong:.2f} times as fast")
+    print(f"wrong: best of A compared with the mean of the same request: {wrong:.2f} times as fast")
     print(f"right: in pairs {ratio:.3f} ({low:.3f} to {high:.3f}), {verdict}")
 
 # %% [markdown]
-# The minimum is a fair summary of a quiet machine, and so is the mean of all that users feel. The lie is to take a
-# different one on each side. More samples make it worse: the best of 1,000 is better than the best of 10.
+# The minimum is a fair summary of a quiet machine, and the mean is a fair summary of everything that users experience.
+# The lie is to use a different one on each side. More samples make it worse: the best of 1,000 is better than the best
+# of 10.
 
 # %% [markdown]
 # ## 7 · Summary
@@ -567,12 +570,12 @@ if ready("01.1") and ready("01.3"):
 # You saw three things:
 #
 # 1. a clock that does not wait for the device times the queue;
-# 2. a percentile has an interval, or is not a number yet: 6 samples for p50, 59 for p95, 299 for p99;
-# 3. pairs in turns take the drift out, and *cannot tell* is a result: a thing compared with itself should give it 19
-#    times of 20.
+# 2. a percentile has an interval, or you cannot state it yet: 6 samples for p50, 59 for p95, 299 for p99;
+# 3. pairs that take turns cancel the drift, and *cannot tell* is a result: a comparison of something with itself should
+#    give it 19 times out of 20.
 #
 # One thing this does **not** show: requests that share one server at the same time are not independent samples. There
-# the whole run is repeated, and the interval is taken over the runs. Phase 3 does that.
+# you repeat the whole run, and compute the interval over the runs. Phase 3 does that.
 
 # %%
 if ready("01.1") and ready("01.3"):
@@ -607,15 +610,15 @@ quiz("01.q4", 64.2)
 
 # %% solution="01.q5"
 ### BEGIN SOLUTION stub: quiz("01.q5")
-quiz("01.q5", """The gain may be drift between morning and afternoon, and requests of one run are not independent, so
-the p-value counts far too many samples. I would run both versions in turns, several whole runs each, add a comparison
+quiz("01.q5", """The gain may be drift between morning and afternoon. Requests of one run are not independent, so the
+p-value counts far too many samples. I would let both versions take turns, several whole runs each, add a comparison
 of the old version with itself, and give the ratio with an interval over the runs.""")  # fmt: skip
 ### END SOLUTION
 
 # %% [markdown]
 # ## 8 · Done
 #
-# The tools that you wrote are in labkit too (`timing.measure_calls`, `stats.estimate_percentile_interval`,
+# The tools that you wrote are also in labkit (`timing.measure_calls`, `stats.estimate_percentile_interval`,
 # `stats.compare`), and now you know what they do. Later labs use those.
 
 # %%

@@ -1,7 +1,7 @@
-"""Which of these benchmarks lies, and where? Three short scripts, each with one lie, and the log of its run.
+"""Which line of a benchmark lies? Three short scripts, each with one lie, and the log of its run.
 
-The scripts are read, not run: `generate`, `clock` and `synchronize` are what they are everywhere in the course. The
-logs are invented (and say so in the notebook), so that the true value can be computed from them exactly.
+The scripts are read, not run: `generate`, `clock` and `synchronize` mean what they mean everywhere in the course. The
+logs are invented (and say so in the notebook), so the true value can be computed from them exactly.
 """
 
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class Script:
 LIES = {
     "no synchronization": "the clock is read before the device has done its work",
     "warm-up counted": "the first, slow calls are part of the result",
-    "requested tokens counted": "tokens are counted that were asked for and never made",
+    "requested tokens counted": "tokens are counted that were requested but never generated",
     "best against mean": "the best run of one side is compared with the average run of the other",
     "not interleaved": "all of A ran before all of B, so drift looks like a difference",
     "outlier dropped": "a sample was left out because it did not fit",
@@ -47,8 +47,8 @@ print((stop_s - start_s) / 5)""",
         unit="s per call",
         log={
             "start_s": 20.0,
-            "returned_s": [20.0004, 20.0008, 20.0012, 20.0016, 20.0020],  # when each of the five calls came back
-            "done_s": [20.0124, 20.0246, 20.0365, 20.0489, 20.0610],  # when the device had done each of them
+            "returned_s": [20.0004, 20.0008, 20.0012, 20.0016, 20.0020],  # when each of the five calls returned
+            "done_s": [20.0124, 20.0246, 20.0365, 20.0489, 20.0610],  # when the device had finished each of them
         },
     ),
     "b": Script(
@@ -81,7 +81,7 @@ num_tokens = NUM_TOKENS * len(prompts)
 print(num_tokens / seconds)""",
         printed="256",
         unit="tok/s",
-        log={"seconds": 4.0, "num_tokens": [128, 41, 77, 128, 19, 128, 63, 56]},  # produced, for each request
+        log={"seconds": 4.0, "num_tokens": [128, 41, 77, 128, 19, 128, 63, 56]},  # generated, for each request
     ),
 }
 
@@ -91,6 +91,6 @@ def format_listing(name: str) -> str:
     script = SCRIPTS[name]
     lines = [f"script {name}: {script.title}"]
     lines += [f"{number:>3}  {line}" for number, line in enumerate(script.code.splitlines(), start=1)]
-    lines.append(f"it printed {script.printed} {script.unit}; the log of its run:")
+    lines.append(f"it printed {script.printed} {script.unit}; log of the run:")
     lines += [f"     {key} = {value}" for key, value in script.log.items()]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""A small world for a stopwatch: a simulated device that needs known seconds for each call, and a count of the calls.
+"""A test world for a stopwatch: a simulated device that takes known seconds for each call, and a count of the calls.
 
-The device's seconds are known, so every wrong stopwatch gives samples that tell what is wrong with it.
+Because these seconds are known, the samples of a wrong stopwatch show what is wrong with it.
 """
 
 from labkit.timing import SimulatedDevice, VirtualClock
@@ -8,11 +8,11 @@ from labkit.timing import SimulatedDevice, VirtualClock
 __all__ = ["LAUNCH_S", "WAIT_S", "find_mistake", "run_world"]
 
 # All seconds are sums of powers of two, so that floats are exact.
-LAUNCH_S, WAIT_S = 0.25, 0.125  # what a launch costs, and what a synchronization costs in itself
+LAUNCH_S, WAIT_S = 0.25, 0.125  # what a launch costs, and what a synchronization itself costs
 
 
 class _Named:
-    """Something to call, with a name for messages; a copy of it is itself, so that the guard does not split a world."""
+    """A callable with a name for messages; a copy of it is the same object, so that the guard does not split a world."""
 
     def __init__(self, name, function):
         self.name, self.function = name, function
@@ -28,9 +28,9 @@ class _Named:
 
 
 def run_world(measure, *, works_s, left_over_s=0.0, counts=None):
-    """Run a stopwatch in a new world; return what it returned and how often it called function, synchronize, clock.
+    """Run a stopwatch in a new world; return its result and how often it called function, synchronize and clock.
 
-    works_s: the seconds that the device needs for each call, in order. left_over_s: work queued before it all began.
+    works_s: seconds of device work for each call, in order. left_over_s: work queued before the run.
     """
     now = VirtualClock(start_s=1000.0)
     device = SimulatedDevice(now, launch_s=LAUNCH_S, synchronize_s=WAIT_S)
@@ -52,31 +52,31 @@ def run_world(measure, *, works_s, left_over_s=0.0, counts=None):
 
 
 def find_mistake(answers, rights, num_warmups) -> str:
-    """Return the sentence of the mistake that explains the samples of every world, or "".
+    """Return the sentence for the mistake that explains the samples of every world, or "".
 
-    answers, rights: for each world the samples that came back and those that are right; num_warmups: its warm-up calls.
+    answers, rights: for each world the returned samples and the right ones; num_warmups: its number of warm-up calls.
     """
     worlds = list(zip(answers, rights, num_warmups, strict=True))
     same = [(got, right) for got, right, _ in worlds if len(got) == len(right)]
     if all(set(got) == {LAUNCH_S} for got in answers):
-        return "those are the launches: the clock is read before the device is done. First synchronize, then read."
+        return "those are the times of the launches: you read the clock before the device is done. First synchronize, then read the clock."
     if all(len(got) == len(right) + num for got, right, num in worlds):
-        return "the warm-up calls are in the result: make them, and keep their times out."
+        return "the warm-up calls are in the result: make them, but leave out their times."
     if all(got == [r for r in right if r < max(right)] for got, right, _ in worlds):
-        return "the slowest sample is missing: keep every one, an outlier is news."
+        return "the slowest sample is missing: keep every sample, because an outlier is information."
     if len(same) < len(worlds):
         return ""
     if all(sorted(got) == sorted(right) for got, right in same):
-        return "the samples are in another order: keep the order of time, which shows drift."
+        return "the samples are in a different order: keep them in order of time, which shows drift."
     if all(got == [1e3 * r for r in right] for got, right in same):
-        return "the samples are in milliseconds: everything here is in seconds."
+        return "the samples are in milliseconds: return seconds."
     extra = {a - b for got, right in same for a, b in zip(got, right, strict=True)}
     if len(extra) == 1 and extra <= {WAIT_S, 2 * WAIT_S}:
-        return "more than one synchronize stands between the two readings of the clock, and each costs time: keep one."
+        return "there is more than one synchronize between the two clock readings, and each costs time: keep one."
     if all(got[1:] == right[1:] and got[0] >= right[0] for got, right in same):
-        return "the first sample contains earlier work: synchronize before the clock starts, too."
+        return "the first sample contains earlier work: synchronize before you start the clock too."
     if all(a - b == WAIT_S for got, right in same for a, b in zip(got[1:], right[1:], strict=True)):
-        return "the clock starts before the first synchronize, so the wait for earlier work counts: change their order."
+        return "the clock starts before the first synchronize, so the wait for earlier work counts: swap the two."
     if all(b - a >= r for got, right in same for a, b, r in zip(got, got[1:], right[1:], strict=False)):
-        return "those are times since the beginning: each sample starts its own clock."
+        return "those are times since the beginning: read the clock again at the start of each sample."
     return ""

@@ -17,9 +17,9 @@
 #
 # **What does a transformer do to make one token, and what does the KV cache save?**
 #
-# In this lab you write a decoder yourself, by shapes, on the real weights of a small model, until its logits are those of
-# Transformers. Then you count what one token costs, with and without a KV cache, and measure it. At the end you let your
-# decoder speak, with a sampler whose chances are tested.
+# In this lab you write a decoder yourself, shape by shape, on the real weights of a small model, until its logits match
+# those of Transformers. Then you count what one token costs, with and without a KV cache, and measure it. At the end your
+# decoder writes text, with a sampler whose probabilities are tested.
 
 # %% [markdown]
 # | | |
@@ -27,7 +27,7 @@
 # | **Time** | 90 minutes |
 # | **Needs** | Any machine. No GPU, no network. Everything runs in float32. |
 # | **Before** | Labs 00 and 01; matrix products; a few lines of PyTorch |
-# | **You will be able to** | write RMSNorm, RoPE, grouped attention and a decoder layer from their formulas; keep a KV cache right; count FLOPs and bytes of a prefill and of a decode step; say what the cache saves and what it does not; draw tokens with temperature, top-k and top-p in the right order |
+# | **You will be able to** | write RMSNorm, RoPE, grouped attention and a decoder layer from their formulas; keep a KV cache correct; count FLOPs and bytes of a prefill and of a decode step; say what the cache saves and what it does not; draw tokens with temperature, top-k and top-p in the right order |
 
 # %%
 import math
@@ -39,10 +39,10 @@ import torch
 from labkit import models, plots, quality, roofline, stats, timing, units
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, predict, ready, reveal
-from labkit.checks.decoder import find_decoder, load_weights, merge_heads, split_heads
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.steps import plot_step_costs
+from labkit.models.decoder import find_decoder, load_weights, merge_heads, split_heads
+from labkit.plots import plot_step_costs
 from labkit.quiz import quiz
 from labkit.results import save_record
 
@@ -60,18 +60,18 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: {why}")
 # Inside the model a token is a row of $d$ numbers, and a batch of texts is a tensor $x$ of shape (B, S, d): batch,
 # sequence, hidden size. Two small tools come first.
 #
-# **RMSNorm** gives each row the same size, whatever it was before. It divides by the *root mean square* of the row (the
-# mean of the values is not subtracted, that was LayerNorm) and multiplies by a learned weight per feature:
+# **RMSNorm** gives each row the same size, whatever it was before. It divides by the *root mean square* of the row
+# (LayerNorm would also subtract the mean) and multiplies by a learned weight per feature:
 #
 # $$\text{RMSNorm}(x)_i = w_i \frac{x_i}{\sqrt{\frac{1}{d}\sum_j x_j^2 + \varepsilon}}$$
 #
-# **RoPE** tells where a token stands. A head's vector has D numbers, taken as D/2 pairs: number $i$ of the first half with
-# number $i$ of the second half. The pair of a token at position $p$ is turned by the angle $p \cdot \theta^{-2i/D}$
-# (radians), for $i = 0 \dots D/2 - 1$:
+# **RoPE** encodes where a token stands. A head's vector has D numbers, taken as D/2 pairs: number $i$ of the first half
+# with number $i$ of the second half. For a token at position $p$, pair $i$ is rotated by the angle
+# $p \cdot \theta^{-2i/D}$ (radians), for $i = 0 \dots D/2 - 1$:
 #
 # $$a' = a \cos\varphi - b \sin\varphi \qquad b' = b \cos\varphi + a \sin\varphi \qquad \varphi = p\,\theta^{-2i/D}$$
 #
-# If a query is turned by its position and a key by its own, their product depends only on the *distance* of the two.
+# If a query is rotated by its position and a key by its own, their product depends only on the *distance* between the two.
 #
 # **Worked example**: the row (3, 4), and the pair (1, 0) at positions 0, 1 and 2 for the fastest pair, $i = 0$.
 
@@ -84,7 +84,7 @@ for position in (0, 1, 2):
 # %% [markdown] exercise="03.1" title="Norm and rotation" minutes=12 difficulty=2 version=1
 # ### Exercise 03.1 · Norm and rotation
 #
-# *12 minutes · difficulty 2 of 5 · why it matters: a wrong pairing or position gives a model that still speaks, but worse.*
+# *12 minutes · difficulty 2 of 5 · why it matters: a wrong pairing or position gives a model that still writes text, only worse.*
 #
 # `rms_norm(x, weight, eps=...)`: x is (..., d), weight is (d,). `rotate(x, positions, theta=...)`: x is (B, n, S, D) with any
 # number n of heads, `positions` (S,) are whole numbers and need not begin at 0. Both return a new tensor of the shape and dtype
@@ -92,15 +92,15 @@ for position in (0, 1, 2):
 #
 # <details><summary>Hint 1</summary>
 #
-# `x.pow(2).mean(dim=-1, keepdim=True)` keeps the last axis with length 1, so that it can divide x.
+# `x.pow(2).mean(dim=-1, keepdim=True)` keeps the last axis with length 1, so that x can be divided by it.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # `speeds = theta ** (-2 * torch.arange(D // 2) / D)` has shape (D/2,), `positions[:, None] * speeds` has (S, D/2): it fits
-# the two halves `x[..., : D // 2]` and `x[..., D // 2 :]`. Join the turned halves with `torch.cat(..., dim=-1)`. On a GPU
-# make the new tensor there: `device=x.device`.
+# the two halves `x[..., : D // 2]` and `x[..., D // 2 :]`. Join the rotated halves with `torch.cat(..., dim=-1)`. On
+# a GPU, create the new tensor there: `device=x.device`.
 #
 # </details>
 
@@ -115,7 +115,7 @@ def rms_norm(x, weight, *, eps):
 
 
 def rotate(x, positions, *, theta):
-    """Return x (B, n, S, D) with the pairs (i, i + D/2) of each token turned by its position (S,)."""
+    """Return x (B, n, S, D) with the pairs (i, i + D/2) of each token rotated by its position (S,)."""
     ### BEGIN SOLUTION
     half = x.shape[-1] // 2
     speeds = theta ** (-torch.arange(half, device=x.device) / half)  # (D/2,)
@@ -130,8 +130,8 @@ def rotate(x, positions, *, theta):
 check("03.1", (rms_norm, rotate))
 
 # %% [markdown]
-# **What you should see** below: the product of a turned query and a turned key is the same for positions 3 and 1 as for 103
-# and 101. That is the whole point of the rotation.
+# **What you should see** below: the product of a rotated query and a rotated key is the same for positions 3 and 1 as for
+# 103 and 101. That is the whole point of the rotation.
 
 # %%
 if ready("03.1"):
@@ -143,7 +143,7 @@ if ready("03.1"):
 # %% [markdown]
 # ## 2 · Attention
 #
-# Each head compares the *query* of a new token with the *keys* of all tokens so far, and takes the *values* in these shares:
+# Each head compares the *query* of a new token with the *keys* of all tokens so far, and mixes their *values* in these shares:
 #
 # $$\text{attention}(q, k, v) = \text{softmax}\left(\frac{q\,k^\top}{\sqrt{D}} + \text{mask}\right) v$$
 #
@@ -155,8 +155,8 @@ if ready("03.1"):
 # - **grouped** (GQA): there are H query heads, but only G key/value heads. Query head $h$ uses KV head
 #   $\lfloor h / (H/G) \rfloor$: neighbours share one. This makes the cache H/G times smaller.
 #
-# **Worked example**: who sees whom, for S = 2 new tokens behind 3 cached ones, and which KV head serves which query head
-# for H = 6, G = 2.
+# **Worked example**: who sees whom, for S = 2 new tokens after 3 cached ones, and which KV head serves which query head for
+# H = 6, G = 2.
 
 # %% tags=["nbval-check-output"]
 for i in range(2):
@@ -173,7 +173,7 @@ print("query heads 0 to 5 use KV heads", [h // (6 // 2) for h in range(6)])
 #
 # <details><summary>Hint 1</summary>
 #
-# `k.repeat_interleave(H // G, dim=1)` gives each KV head H/G times in a row: (B, H, T, D). Then
+# `k.repeat_interleave(H // G, dim=1)` repeats each KV head H/G times in a row: (B, H, T, D). Then
 # `q @ k.transpose(2, 3)` is (B, H, S, T).
 #
 # </details>
@@ -207,13 +207,13 @@ check("03.2", attention)
 # ## 3 · From ids to logits, with a cache
 #
 # A layer is two steps, and each *adds* to x, the *residual stream*: attention (tokens look at each other), then the MLP
-# (each token for itself). Llama's MLP is **SwiGLU**, with three matrices and $\text{silu}(z) = z \cdot \text{sigmoid}(z)$:
+# (each token on its own). Llama's MLP is **SwiGLU**, with three matrices and $\text{silu}(z) = z \cdot \text{sigmoid}(z)$:
 #
 # $$\text{mlp}(y) = W_\text{down}\left(\text{silu}(W_\text{gate}\, y) \odot W_\text{up}\, y\right)$$
 #
-# The keys and values of a token depend only on the tokens before it, so they never change. The **KV cache** keeps them: a new
-# token then costs one row of work instead of a whole text. All that a cached step needs to know is what was kept, and *how
-# much*: that is the new token's position.
+# The keys and values of a token depend only on that token and those before it, so they never change. The **KV cache** keeps
+# them: a new token then costs one row of work instead of a whole text. A cached step needs to know only what was kept, and
+# *how much*: that is the new token's position.
 #
 # **Worked example**: silu, and the steps of a layer with their shapes.
 
@@ -229,12 +229,12 @@ print("split_heads (2, 5, 6) for D = 3:", tuple(split_heads(torch.ones(2, 5, 6),
 #
 # `forward(weights, ids, cache=None)` returns `(logits, cache)`. `ids` are the new tokens (B, S), logits are (B, S, V). The cache
 # is `None` for a new text, else a list with one pair `(k, v)` per layer, each (B, G, T, D), **rotated** keys and plain values;
-# return a new, longer list, and leave the given one as it is. Use your three functions.
+# return a new, longer list, and leave the given one unchanged. Use your three functions.
 #
 # | step | with |
 # | --- | --- |
 # | rows of the embedding, x (B, S, d) | `weights.embedding[ids]` |
-# | positions of the new tokens, behind the cached ones | the cache's T |
+# | positions of the new tokens, after the cached ones | the cache's T |
 # | in each `layer` of `weights.layers`: norm | `layer.norm_1`, `weights.eps` |
 # | q, k, v, split into heads; q and k rotated | `layer.wq`, `layer.wk`, `layer.wv`, `weights.head_dim`, `weights.theta` |
 # | kept k and v in front; attention; heads merged; added to x | `torch.cat(..., dim=2)`, `merge_heads`, `layer.wo` |
@@ -243,21 +243,21 @@ print("split_heads (2, 5, 6) for D = 3:", tuple(split_heads(torch.ones(2, 5, 6),
 #
 # <details><summary>Hint 1</summary>
 #
-# First make it right for `cache=None`. The cached text has `cache[0][0].shape[2]` tokens.
+# First get it right for `cache=None`. The cached text has `cache[0][0].shape[2]` tokens.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # `q = split_heads(y @ layer.wq.T, weights.head_dim)`. `torch.nn.functional.silu` is allowed. Collect `(k, v)` of each layer
-# *after* the kept ones were put in front.
+# *after* putting the kept ones in front.
 #
 # </details>
 
 
 # %% solution="03.3"
 def forward(weights, ids, cache=None):
-    """Return (logits (B, S, V), the grown cache) of the new tokens ids (B, S) behind the cached ones."""
+    """Return (logits (B, S, V), the grown cache) of the new tokens ids (B, S) after the cached ones."""
     ### BEGIN SOLUTION
     start = 0 if cache is None else cache[0][0].shape[2]
     positions = torch.arange(start, start + ids.shape[1], device=ids.device)
@@ -282,7 +282,7 @@ def forward(weights, ids, cache=None):
 check("03.3", forward)
 
 # %% [markdown]
-# Now the model that this run uses. Your decoder reads a piece of held-out code, whole and in pieces, beside Transformers.
+# Now the model of this run. Your decoder reads a stretch of held-out code, whole and in pieces, next to Transformers.
 
 # %%
 IS_BUILT = all([ready("03.1"), ready("03.2"), ready("03.3")])
@@ -302,28 +302,28 @@ if IS_BUILT:
         print(f"{name:<14} largest difference {distance:.1e}, largest logit {largest:.1f}")
 
 # %% [markdown]
-# **What you should see.** Differences in the last digits that float32 has, about a millionth of the largest logit: two programs that add
-# up in different orders cannot agree better.
+# **What you should see.** Differences in the last digits of float32, about a millionth of the largest logit: two programs
+# that add in different orders cannot agree more closely.
 #
 # ### The loop
 #
-# A text grows token by token, each time the likeliest one (*greedy*). The loop marks the instant of each token: `.tolist()` waits
-# until it is really there, also on a GPU. Without a cache the whole text is read again for each token.
+# A text grows token by token, each time by the likeliest one (*greedy*). The loop notes the time of each token: `.tolist()`
+# waits until the token is really there, on a GPU too. Without a cache the whole text is read again for each token.
 
 
 # %%
 def generate(prompt, num_tokens, *, is_cached, choose=lambda logits: logits.argmax(dim=-1)):
-    """Return (new ids, start, instants) of num_tokens behind the prompt (1, S), instants in seconds."""
-    ids, cache, stamps_s = prompt, None, []
+    """Return (new ids, start, times) of num_tokens after the prompt (1, S); start and times are in seconds."""
+    ids, cache, times_s = prompt, None, []
     start_s = perf_counter()
     for _ in range(num_tokens):
         logits, grown = forward(weights, ids if cache is None else ids[:, -1:], cache)
         cache = grown if is_cached else None
         token = choose(logits[:, -1])  # (1,)
         token.tolist()
-        stamps_s.append(perf_counter())
+        times_s.append(perf_counter())
         ids = torch.cat([ids, token[:, None]], dim=1)
-    return ids[0, prompt.shape[1] :].tolist(), start_s, stamps_s
+    return ids[0, prompt.shape[1] :].tolist(), start_s, times_s
 
 
 # %%
@@ -336,19 +336,19 @@ if IS_BUILT:
     print(f"\nwith and without the cache: {same} of 40 tokens are the same")
 
 # %% [markdown]
-# **What you should see.** All 40. The cache changes nothing that is computed, only how often.
+# **What you should see.** All 40. The cache does not change what is computed, only how often.
 
 # %% [markdown]
 # ## 4 · What one step costs
 #
-# Before measuring, count. A **prefill** reads a prompt: many new tokens, no cache. A **decode step** has one new token behind
-# many cached ones. A matrix of $m \times n$ weights applied to one token takes $m\,n$ multiply-adds, each is **two FLOPs**
-# (floating-point operations), and its bytes are read once, for however many tokens. So
+# Before measuring, count. A **prefill** reads a prompt: many new tokens, no cache. A **decode step** has one new token after
+# many cached ones. A matrix of $m \times n$ weights applied to one token takes $m\,n$ multiply-adds of **two FLOPs**
+# (floating-point operations) each, and its bytes are read once, however many tokens there are. So
 #
 # $$\text{FLOPs} = 2 \cdot \text{rows} \cdot (\text{weights in matrices}) + \text{attention} \qquad [\text{FLOP}]$$
 #
-# where *rows* is batch times new tokens. Attention has two products, scores and mixing, for H heads in each layer: each new token
-# with each of the T tokens so far, D multiply-adds.
+# where *rows* is batch times new tokens. Attention has two products (the scores, and the mixing of values) for H heads in
+# each layer: D multiply-adds for each new token with each of the T tokens so far.
 #
 # **Worked example**: one matrix of 4 by 3 weights in float32, applied to 1 token and to 100.
 
@@ -362,7 +362,7 @@ for rows in (1, 100):
 #
 # *15 minutes · difficulty 3 of 5 · why it matters: with three numbers you can predict any model on any machine (lab 10).*
 #
-# For **your** `forward` return `(flops, weight_bytes, kv_bytes)` of one call with `new_tokens` per row behind `cached_tokens`:
+# For **your** `forward` return `(flops, weight_bytes, kv_bytes)` of one call with `new_tokens` per row after `cached_tokens`:
 #
 # - `flops`: every matrix product, 2 per multiply-add: q, k, v, o, gate, up, down, the two of attention (all S · T scores: the mask
 #   comes after), and the head, which your forward applies to every new token;
@@ -381,15 +381,15 @@ for rows in (1, 100):
 #
 # <details><summary>Hint 2</summary>
 #
-# Attention: 2 products · 2 FLOPs · rows · L · H · D · T, with T = cached + new. It is H here, and G in the bytes. Who multiplies
-# with the batch: FLOPs, weights, KV?
+# Attention: 2 products · 2 FLOPs · rows · L · H · D · T, with T = cached + new. It is H here, and G in the bytes. Which of the
+# three grow with the batch: FLOPs, weights, KV?
 #
 # </details>
 
 
 # %% solution="03.4"
 def count_step(config, *, new_tokens, cached_tokens, batch=1, bytes_per_value=4):
-    """Return (flops, weight_bytes, kv_bytes) of one forward of batch rows with new_tokens behind cached_tokens each."""
+    """Return (flops, weight_bytes, kv_bytes) of one forward of batch rows with new_tokens after cached_tokens each."""
     ### BEGIN SOLUTION
     d, width, num_layers = config["hidden_size"], config["head_dim"], config["num_hidden_layers"]
     heads, groups = config["num_attention_heads"], config["num_key_value_heads"]
@@ -406,11 +406,11 @@ def count_step(config, *, new_tokens, cached_tokens, batch=1, bytes_per_value=4)
 check("03.4", count_step)
 
 # %% [markdown]
-# Your count for this model beside labkit's own (`labkit.roofline`, which adds norms and the rows of the embedding):
+# Your count for this model next to labkit's own (`labkit.roofline`, which adds norms and the rows of the embedding):
 
 # %%
 if ready("03.4"):
-    kinds = {"prefill of 512": (512, 0), "decode behind 511": (1, 511)}
+    kinds = {"prefill of 512": (512, 0), "decode after 511": (1, 511)}
     print(f"{'':<19}{'FLOPs':>12}{'weights':>12}{'KV':>12}{'FLOP/byte':>11}   labkit")
     for name, (new, kept) in kinds.items():
         flops, weight_bytes, kv_bytes = count_step(choice.config, new_tokens=new, cached_tokens=kept)
@@ -423,14 +423,14 @@ if ready("03.4"):
 
 # %% [markdown]
 # **What you should see.** The same weights are read for 512 tokens as for one. So a long prefill does hundreds of FLOPs per
-# byte, and a decode step about half of one: two FLOPs for each weight, which has four bytes. A prefill is limited by arithmetic, a decode
-# step by something else. Lab 10 finds out by what.
+# byte, and a decode step about half a FLOP per byte: two FLOPs for each weight, which has four bytes. A prefill is limited by
+# arithmetic, a decode step by something else. Lab 10 finds out by what.
 
 # %% [markdown]
 # ### Predict before you measure
 #
 # At position 512: how many times as long does a token take **without** the cache as with it? The FLOPs alone say a factor of about
-# 513. Replace `None` by your guess.
+# 513. Replace `None` with your guess.
 
 # %% solution="03.p1"
 ### BEGIN SOLUTION stub: predict("03.p1", None, unit="x")
@@ -438,7 +438,7 @@ predict("03.p1", 100, unit="x")
 ### END SOLUTION
 
 # %% [markdown]
-# And the *first* token behind a prompt of 64: how many times as long does it take without the cache as with it?
+# And the *first* token after a prompt of 64: how many times as long does it take without the cache as with it?
 
 # %% solution="03.p2"
 ### BEGIN SOLUTION stub: predict("03.p2", None, unit="x")
@@ -448,8 +448,8 @@ predict("03.p2", 1, unit="x")
 # %% [markdown]
 # ### Measure: one token at a time
 #
-# One step behind each number of tokens, with the cache (one new token) and without (everything again). The two take turns, in an
-# order that is drawn. The warm-up uses another part of the text and is kept apart.
+# One step after each number of tokens, with the cache (one new token) and without (everything again). The two take turns, in
+# random order. The warm-up uses another part of the text and is not counted.
 
 # %%
 if IS_BUILT and ready("03.4"):
@@ -478,8 +478,8 @@ if IS_BUILT and ready("03.4"):
     print(f"({units.format_interval(gain.interval)}, {gain.n} pairs): {gain.verdict}")
 
 # %% [markdown]
-# **The estimate beside it** is your count over the speed at which this machine multiplies: measured on one matrix of the model and
-# 512 rows. If a step were nothing but arithmetic at this speed, it would lie on the blue line.
+# **The estimate** is your count divided by the speed at which this machine multiplies, measured on one matrix of the model
+# and 512 rows. If a step were nothing but arithmetic at this speed, it would lie on the blue line.
 
 # %%
 if IS_BUILT and ready("03.4"):
@@ -503,15 +503,15 @@ if IS_BUILT and ready("03.4"):
 
 # %% [markdown]
 # **What you should see.** Without the cache the time grows with the text, as the count does: it is mostly arithmetic. (It lies
-# a few times above its line: masks, softmax and copies are not counted, and few rows multiply more slowly than 512.) With the cache the time hardly grows, and it lies far above
-# its line: a step with one row is *not* bound by arithmetic. So the
-# cache saves a factor of hundreds in FLOPs and much less in time. It is still the best bargain in serving: its price is memory,
-# `kv_bytes`, which lab 30 is about.
+# a few times above its line: masks, softmax and copies are not counted, and few rows multiply more slowly than 512.) With
+# the cache the time hardly grows, and it lies far above its line: a step with one row is *not* bound by arithmetic. So the
+# cache saves a factor of hundreds in FLOPs and much less in time. It is still the best bargain in serving: its price is
+# memory, `kv_bytes`, which lab 30 is about.
 #
 # ### TTFT and TPOT of your own loop
 #
-# The same from a user's side: a prompt of 64 tokens and an answer of 32, each time another part of the text. With $t_0$ the start
-# of the loop and $c_1 \dots c_n$ the instants of the $n$ tokens
+# The same as a user sees it: a prompt of 64 tokens and an answer of 32, each time from another part of the text. With $t_0$
+# the start of the loop and $c_1 \dots c_n$ the times of the $n$ tokens
 #
 # $$\text{TTFT} = c_1 - t_0 \qquad \text{TPOT} = \frac{c_n - c_1}{n - 1} \quad [\text{s}]$$
 
@@ -521,10 +521,10 @@ if IS_BUILT and ready("03.4"):
     for number in range(choose_by_budget(learner=16, ci=8) + 1):
         prompt = held[:, 70 * number : 70 * number + 64]
         for name in sorted(loops, reverse=number % 2):
-            _, start_s, stamps_s = generate(prompt, NUM_TOKENS, is_cached=name == "with cache")
+            _, start_s, times_s = generate(prompt, NUM_TOKENS, is_cached=name == "with cache")
             if number:  # the first round is the warm-up, with a prompt of its own
-                loops[name]["ttft_s"].append(stamps_s[0] - start_s)
-                loops[name]["tpot_s"].append((stamps_s[-1] - stamps_s[0]) / (NUM_TOKENS - 1))
+                loops[name]["ttft_s"].append(times_s[0] - start_s)
+                loops[name]["tpot_s"].append((times_s[-1] - times_s[0]) / (NUM_TOKENS - 1))
     for name, metrics in loops.items():
         for metric, values in metrics.items():
             said = units.format_interval(stats.summarize(values).p50_interval, write=units.format_seconds)
@@ -545,7 +545,7 @@ if IS_BUILT and ready("03.4"):
     print(f"saved as {record.id}")
 
 # %% [markdown]
-# **The control.** The cache should *not* help the first token: it is empty then, and both ways read the whole prompt.
+# **The control.** The cache should *not* help the first token: it is empty then, and both variants read the whole prompt.
 
 # %%
 if IS_BUILT and ready("03.4"):
@@ -559,43 +559,44 @@ if IS_BUILT and ready("03.4"):
 # %% [markdown]
 # ## 5 · Which token?
 #
-# The logits are scores; `softmax` makes chances of them. Greedy takes the likeliest. To **sample** is to draw one, after up to three
-# changes, in this order (it is the order of Transformers; another order gives other chances):
+# The logits are scores; `softmax` turns them into probabilities. Greedy takes the likeliest token. To **sample** is to draw
+# one, after up to three changes, in this order (that of Transformers; another order gives other probabilities):
 #
 # 1. **temperature** $\tau$: divide the logits by it; below 1 sharpens, above 1 flattens, and 0 means greedy;
 # 2. **top-k**: only the $k$ likeliest may be drawn (0: all);
-# 3. **top-p**: of what is left, *with chances that add up to 1 again*, the smallest set of likeliest tokens that reaches $p$ (the
-#    one that reaches it belongs to the set; 1: all).
+# 3. **top-p**: of what is left, *with probabilities that add up to 1 again*, the smallest set of likeliest tokens that
+#    reaches $p$ (the one that reaches it belongs to the set; 1: all).
 #
 # $$P(i) \propto e^{z_i / \tau} \quad \text{for the tokens that are kept, else } 0$$
 #
-# **Worked example**: chances 0.5, 0.3, 0.15, 0.05 and top-p 0.75.
+# **Worked example**: probabilities 0.5, 0.3, 0.15, 0.05 and top-p 0.75.
 
 # %% tags=["nbval-check-output"]
 total = 0.0
-for chance in (0.5, 0.3, 0.15, 0.05):
-    print(f"chance {chance:.2f}: likelier tokens hold {total:.2f}, so", "kept" if total < 0.75 else "cut off")
-    total += chance
-print(f"kept 0.8 in all: drawn with {0.5 / 0.8:.3f} and {0.3 / 0.8:.3f}")
+for probability in (0.5, 0.3, 0.15, 0.05):
+    print(f"{probability:.2f}: likelier tokens hold {total:.2f}, so", "kept" if total < 0.75 else "cut off")
+    total += probability
+print(f"kept 0.8 in all: drawn with probabilities {0.5 / 0.8:.3f} and {0.3 / 0.8:.3f}")
 
 # %% [markdown] exercise="03.5" title="The sampler" minutes=15 difficulty=3 version=1
 # ### Exercise 03.5 · The sampler
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: two engines with other orders say other things from the same model.*
+# *15 minutes · difficulty 3 of 5 · why it matters: two engines with different orders write different text from the same model.*
 #
-# `logits` are (B, V); return the drawn ids (B,), each row on its own. Draw with `generator` (`None`: torch's own). The check draws
-# 4,000 times per setting and compares the counts with the exact chances by a chi-square test.
+# `logits` are (B, V); return the drawn ids (B,), each row drawn on its own. Draw with `generator` (`None`: torch's own). The
+# check draws 4,000 times per setting and compares the counts with the exact probabilities by a chi-square test.
 #
 # <details><summary>Hint 1</summary>
 #
-# `chances.sort(dim=1, descending=True)` returns the sorted chances and their ids. Work on the sorted ones: top-k is a slice then.
+# `probabilities.sort(dim=1, descending=True)` returns the sorted probabilities and their ids. Work on the sorted ones: then
+# top-k is a slice.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
 # `ranked.cumsum(dim=1) - ranked` is what the likelier tokens hold. `torch.multinomial(ranked, 1, generator=generator)` draws *places*
-# (B, 1) and needs no scaling; `order.gather(1, places)` makes ids of them.
+# (B, 1) and needs no scaling; `order.gather(1, places)` turns them into ids.
 #
 # </details>
 
@@ -622,22 +623,23 @@ check("03.5", sample)
 # %%
 if IS_BUILT and ready("03.5"):
     for settings in ({"temperature": 0}, {"temperature": 0.8, "top_k": 50, "top_p": 0.95}, {"temperature": 3.0}):
-        luck = torch.Generator(device=device).manual_seed(3)
+        generator = torch.Generator(device=device).manual_seed(3)
 
-        def choose(logits, settings=settings, luck=luck):
-            return sample(logits, generator=luck, **settings)
+        def choose(logits, settings=settings, generator=generator):
+            return sample(logits, generator=generator, **settings)
 
         said, *_ = generate(question, 24, is_cached=True, choose=choose)
         print(settings, repr(tokenizer.decode(said)), sep="\n", end="\n\n")
 
 # %% [markdown]
-# **What you should see.** Greedy repeats itself soon, a moderate setting varies, and a temperature of 3 is nonsense.
+# **What you should see.** Greedy soon repeats itself, a moderate setting varies, and a temperature of 3 gives nonsense.
 
 # %% [markdown]
 # ## 6 · Break it
 #
-# Here is a decoder with one believable mistake: its positions start at 0 *in every call*. The prompt is read right; then each
-# cached step thinks that its token is the first. For this one cell your `rotate` is replaced by one that forgets where it is.
+# Here is a decoder with one believable mistake: its positions start at 0 *in every call*. The prompt is read correctly; after
+# that, each cached step takes its token for the first one. For this one cell your `rotate` is replaced by one that forgets
+# where it is.
 
 # %%
 if IS_BUILT:
@@ -654,7 +656,7 @@ if IS_BUILT:
         for name in sorted(runs, reverse=number % 2):
             with patch("__main__.rotate", rotate_from_zero if name == "wrong" else rotate_right):
                 runs[name].append(generate(question, 40, is_cached=True))
-    seconds = {name: [(stamps_s[-1] - stamps_s[0]) / 39 for *_, stamps_s in some] for name, some in runs.items()}
+    seconds = {name: [(times_s[-1] - times_s[0]) / 39 for *_, times_s in some] for name, some in runs.items()}
 
 # %%
 if IS_BUILT:
@@ -670,9 +672,10 @@ if IS_BUILT:
     print(f"logits of one cached step differ by up to {(behind - theirs[:, 50:51]).abs().max():.2g}")
 
 # %% [markdown]
-# **What you should see.** The speed is nearly the same, the text may still look like code, and a benchmark that counts tokens notices nothing. Only
-# the comparison with logits that are known to be right does. So every engine of this course is first held to the same tokens,
-# then timed. (With random weights all text is nonsense; the logits still tell.)
+# **What you should see.** The speed is nearly the same, the text may still look like code, and a benchmark that counts
+# tokens notices nothing. Only a comparison with logits that are known to be right does. That is why every engine in this
+# course first has to produce the same tokens, and only then is timed. (With random weights all text is nonsense; the logits
+# still tell.)
 
 # %% [markdown]
 # ## 7 · Summary
@@ -681,9 +684,10 @@ if IS_BUILT:
 #
 # 1. one token is a stack of matrix products, and a decoder fits on one page;
 # 2. the cache changes no logit: it saves the work on old tokens, from the second token on, and costs memory;
-# 3. a long prefill does hundreds of FLOPs per byte, a decode step less than one: they are two different loads.
+# 3. a long prefill does hundreds of FLOPs per byte, a decode step less than one: they are two different workloads.
 #
-# One thing this does **not** show: why a cached step takes as long as it does, when its arithmetic is almost nothing. Labs 10 and 11 ask.
+# One thing this does **not** show: why a cached step takes as long as it does, with almost no arithmetic to do. Labs 10 and
+# 11 find out.
 
 # %%
 if IS_BUILT and ready("03.4"):
@@ -720,14 +724,14 @@ quiz("03.q4", "d")
 # %% solution="03.q5"
 ### BEGIN SOLUTION stub: quiz("03.q5")
 quiz("03.q5", """I would compare logits, not text: one prompt through the reference and through our engine, first the prefill
-alone, then in pieces with the cache. If only the cached steps differ, positions or the order of the cache are wrong; if it
-begins at some row of a batch, its cache belongs to somebody else.""")  # fmt: skip
+alone, then in pieces with the cache. If only the cached steps differ, positions or the order of the cache are wrong; if only
+some rows of a batch differ, they have another request's cache.""")  # fmt: skip
 ### END SOLUTION
 
 # %% [markdown]
 # ## 8 · Done
 #
-# What the lab held in memory is given back, and how much that was is measured:
+# The lab frees the memory that it held, and measures how much that was:
 
 # %%
 print(measure_release(globals(), "weights", "model", "tokenizer", "caches", "cache", "held", "texts", "theirs", "whole", "first",

@@ -18,32 +18,31 @@
 # **What is the fastest this machine could decode, and why?**
 #
 # In this lab you count the work of one decode step from nothing but a model's configuration, measure three ceilings of the
-# machine in front of you, and hold a real decode against them. You end with one sentence: *my decode runs at x % of its
-# binding ceiling, because ...*
+# machine in front of you, and compare a real decode with them. You end with two findings: *my decode runs at x % of its
+# binding ceiling*, and a budget of the step: how much of it is dispatch, how much is reading weights, and how much neither
+# explains.
 
 # %% [markdown]
 # | | |
 # | --- | --- |
 # | **Time** | 90 minutes, of which about 1 is waiting |
-# | **Needs** | Any machine. No GPU, no network. The ceilings are those of this machine; published peaks stand beside them. |
+# | **Needs** | Any machine. No GPU, no network. The ceilings are those of this machine; published peaks are shown beside them. |
 # | **Before** | Labs 01 (medians and intervals) and 03 (what a decoder computes, what a KV cache is) |
-# | **You will be able to** | compute arithmetic intensity; count FLOPs and bytes of a decode step from a config.json; name the ceiling that binds; give MBU and MFU with an interval; recognize a bandwidth that was measured in a cache |
+# | **You will be able to** | compute arithmetic intensity; count FLOPs and bytes of a decode step from a config.json; name the ceiling that binds; give MBU and MFU with an interval; split a step into dispatch, weights and the rest; recognize a bandwidth that was measured in a cache |
 
 # %%
 from importlib import import_module
 
 from labkit import ceilings, models, plots, published, roofline, stats, timing, units
 from labkit.budget import choose_by_budget
-from labkit.ceilings import steps
-from labkit.ceilings.peaks import find_peak
 from labkit.checks import check, complete, predict, ready, reveal
 from labkit.errors import HardwareError
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.roofline import Point, Roof, plot_bandwidth, plot_roofline
+from labkit.plots import Roof, RooflinePoint, plot_bandwidth, plot_roofline
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
-from labkit.roofline.ceiling import estimate_utilization
+from labkit.roofline import estimate_utilization
 
 # %%
 machine = probe_machine()
@@ -57,22 +56,22 @@ print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that
 # ## 1 · What a processor is made of
 #
 # A GPU is a grid of **streaming multiprocessors** (SMs). Threads run in groups of 32, called **warps**: all threads of a warp
-# do the same instruction. An SM holds many warps at once and, each cycle, runs those whose data is there. That is how it hides
-# the wait for memory. Data lives at four distances:
+# do the same instruction. An SM holds many warps at once and, each cycle, runs those whose data has arrived. That is how it
+# hides the wait for memory. Data lives at four distances:
 #
 # - **registers**, private to a thread: no wait;
 # - **shared memory** and L1, private to an SM: some tens of cycles;
 # - **L2**, one for all SMs: some hundreds;
-# - **HBM** (or GDDR), the memory on the board: more, and here lie the weights and the KV cache.
+# - **HBM** (or GDDR), the memory on the board: more; the weights and the KV cache live here.
 #
 # A CPU core has the same staircase (registers, L1, L2, L3, memory), few threads, and wide vector instructions. The next cell
 # shows this machine's own staircase. Without a GPU it shows a published one, and says so.
 
 # %%
 gpu_name = machine.gpus[0].name if machine.gpus else "NVIDIA H100 80GB HBM3"
-peak = find_peak(gpu_name)
+peak = published.find_device_peaks(gpu_name)
 print(f"published row of {peak.name}" if peak else f"no published row for {gpu_name}", end="")
-print("" if machine.gpus else " (no GPU is here)")
+print("" if machine.gpus else " (no GPU here)")
 if peak:
     print(f"  {peak.num_units} SMs, each up to {peak.warps_per_unit} warps of 32 threads")
     print(f"  registers      {units.format_bytes(4 * peak.registers_per_unit)} in each SM")
@@ -87,18 +86,18 @@ for cache in ceilings.probe_caches():
 # %% [markdown]
 # ## 2 · Arithmetic intensity
 #
-# A processor has two speeds: how fast it computes (FLOP/s) and how fast bytes come (B/s). Which one a piece of work needs more
-# is its **arithmetic intensity**:
+# A processor has two speeds: how fast it computes (FLOP/s) and how fast bytes arrive (B/s). Which of the two limits a piece of
+# work depends on its **arithmetic intensity**:
 #
 # $$I = \frac{\text{FLOPs}}{\text{bytes moved}} \quad [\text{FLOP/byte}], \qquad
 # \text{attainable} = \min\left(P,\; I \cdot W\right) \quad [\text{FLOP/s}]$$
 #
 # with $P$ the peak of the arithmetic and $W$ the bandwidth. Drawn on log scales this is a **roofline**: a slope, then a flat
-# roof. They meet at the *ridge* $P / W$. Left of it bytes are missing, right of it FLOPs are.
+# roof. They meet at the *ridge* $P / W$. Left of it the bytes are the limit, right of it the FLOPs.
 #
 # A matrix product $(m, k) \times (k, n)$ takes $2mnk$ FLOPs: a multiplication and an addition each. It has to read both
-# inputs and write the output, each value once. With $m = 1$ it is a **GEMV**: that is what decoding one token does to every
-# weight.
+# inputs and write the output, each value once. With $m = 1$ it is a **GEMV**: that is what decoding one token does with every
+# weight matrix.
 #
 # **Worked example**: the FLOPs of both shapes, and the values that they touch.
 
@@ -110,9 +109,9 @@ for m in (1, 4096):
 # %% [markdown] exercise="10.1" title="Arithmetic intensity" minutes=8 difficulty=1 version=1
 # ### Exercise 10.1 · Arithmetic intensity
 #
-# *8 minutes · difficulty 1 of 5 · why it matters: this one number tells which half of a data sheet concerns you.*
+# *8 minutes · difficulty 1 of 5 · why it matters: this one number tells you which half of a data sheet matters.*
 #
-# Return the FLOP per byte of the product $(m, k) \times (k, n)$ in a format of `bytes_per_value`.
+# Return the FLOPs per byte of the product $(m, k) \times (k, n)$ in a number format of `bytes_per_value` bytes.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -148,7 +147,7 @@ if ready("10.1"):
 
 # %% [markdown]
 # **What you should see.** One row gives about 1 FLOP per byte. The rows are the tokens that are computed together, so a batch
-# or a prompt moves the work to the right. Beyond some hundreds of rows a 16-bit product passes the ridge of any GPU.
+# or a prompt moves the work to the right. Beyond a few hundred rows a 16-bit product passes the ridge of any GPU.
 
 # %% [markdown]
 # ## 3 · One decode step, from the configuration
@@ -163,8 +162,8 @@ if ready("10.1"):
 #
 # $$\text{FLOPs} = B\,\big(2N + 4\,L\,H\,D\,(S + 1)\big) \qquad \text{bytes} = b\,\big(N + B \cdot 2\,L\,G\,D\,(S + 1)\big)$$
 #
-# The new token looks at itself too, so $S + 1$. The weights are read **once for the whole batch**; each sequence has a cache of
-# its own. The input embedding is only looked up (one row), so its table does not count; the head is multiplied, *tied* to that
+# The new token looks at itself too, so $S + 1$. The weights are read **once for the whole batch**; each sequence has its own
+# cache. The input embedding is only looked up (one row), so its table does not count; the head is multiplied, *tied* to that
 # table or not. Norms and activations are left out here: `labkit.roofline` counts them.
 #
 # **Worked example**: the toy from the check, $L = 2$, $d = 8$, $H = 4$, $G = 2$, $D = 2$, $F = 16$, $V = 32$.
@@ -194,8 +193,8 @@ print(f"in 16 bits: {2 * toy_values} bytes of weights once, {2 * 2 * 2 * 2 * 2 *
 #
 # <details><summary>Hint 2</summary>
 #
-# `batch` stands before everything in the FLOPs, but in the bytes only before the cache. `tie_word_embeddings` changes
-# nothing: look at the formula for $N$ again.
+# `batch` multiplies everything in the FLOPs, but in the bytes only the cache. `tie_word_embeddings` changes nothing: look
+# at the formula for $N$ again.
 #
 # </details>
 
@@ -232,10 +231,10 @@ if ready("10.2"):
         print(f"{choice.name}, one step at {CONTEXT} tokens, {who:<6} {said}")
 
 # %% [markdown]
-# **What you should see.** Two lines that nearly agree: labkit adds norms and the inputs and outputs of each product. And an
+# **What you should see.** Two lines that nearly agree (labkit adds norms and the inputs and outputs of each product), and an
 # intensity far left of any ridge.
 #
-# **Does it hold for others?** gpt-fast reports the speed of Llama-2-7B on an A100 and the bandwidth that it reached. Your formula
+# **Does it hold elsewhere?** gpt-fast reports the speed of Llama-2-7B on an A100 and the bandwidth that it reached. Your formula
 # knows neither:
 
 # %%
@@ -252,8 +251,8 @@ if ready("10.2"):
 # %% [markdown]
 # ## 4 · Three ceilings
 #
-# A step cannot end before its arithmetic is done, nor before its bytes have come. Small models meet a third limit first:
-# **dispatch**, the time in which Python and the framework say what to do. It is the time of a step whose arithmetic is almost
+# A step cannot end before its arithmetic is done, nor before its bytes have arrived. Small models often meet a third limit first:
+# **dispatch**, the time that Python and the framework take to say what to do. It is the time of a step whose arithmetic is almost
 # nothing, and it grows with the number of *operations*, so with layers.
 #
 # $$t \ge \max\left(\frac{\text{FLOPs}}{P},\; \frac{\text{bytes}}{W},\; t_\text{dispatch}\right) \quad [\text{s}]$$
@@ -272,7 +271,7 @@ print("bandwidth binds")
 # %% [markdown] exercise="10.3" title="The ceiling that binds" minutes=8 difficulty=2 version=1
 # ### Exercise 10.3 · The ceiling that binds
 #
-# *8 minutes · difficulty 2 of 5 · why it matters: an optimization of anything that does not bind is wasted.*
+# *8 minutes · difficulty 2 of 5 · why it matters: optimizing anything that does not bind is wasted effort.*
 #
 # Return `(name, seconds)`: the name of the ceiling that binds, `"compute"`, `"bandwidth"` or `"dispatch"`, and its time.
 #
@@ -305,7 +304,7 @@ check("10.3", binding_ceiling)
 # %% [markdown]
 # ### Predict before you measure
 #
-# How close does plain Transformers come to the ceiling of this machine, decoding one sequence? Give a percentage: 100 % is as
+# How close does plain Transformers get to this machine's ceiling when it decodes one sequence? Give a percentage: 100 % is as
 # fast as the binding ceiling allows.
 
 # %% solution="10.p1"
@@ -314,10 +313,10 @@ predict("10.p1", 50, unit="%")
 ### END SOLUTION
 
 # %% [markdown]
-# ### Measure: how fast do bytes come?
+# ### Measure: how fast do bytes arrive?
 #
-# A copy, at growing **working sets**: what is touched again and again. While it fits a cache, the bytes come from there. The
-# blue line marks what one decode step of your model touches: *this* is the bandwidth that counts for it.
+# A copy at growing **working sets**: the bytes that are touched again and again. As long as they fit in a cache, they come from
+# there. The blue line marks what one decode step of your model touches: *this* is the bandwidth that counts for it.
 
 # %%
 ARE_READY = all([ready("10.1"), ready("10.2"), ready("10.3")])
@@ -360,20 +359,21 @@ if ARE_READY:
 # %% [markdown]
 # ### Measure: the real thing, in turns with its ceilings
 #
-# Decode steps of your model, *in turns* with everything that limits them, because then a slow moment of the machine meets all:
+# Decode steps of your model, *in turns* with everything that limits them, so that a slow moment of the machine affects all of it:
 #
 # - a **narrow** model's steps: the same layers and operations, and next to no width. Its time is the dispatch;
-# - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth;
+# - a copy, and a matrix that is read once (GEMV), at the working set of one step. The faster of the two is the bandwidth
+#   *ceiling*; the speed that the GEMV really reaches goes into the budget of exercise 10.5;
 # - a product, for the FLOP/s.
 
 # %%
 if ARE_READY:
-    narrow = steps.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
+    narrow = ceilings.load_narrow_model(choice.config, dtype=choice.dtype, device=device)
     size = int(min(full.bytes, sweep[-1].size))  # past the largest cache the size no longer matters
     on, turn = {"dtype": choice.dtype, "device": device, "num_rounds": 1}, {"model": [], "narrow": []}
     turn |= {"copy": [], "GEMV": [], "GEMM": []}
     for _ in range(2 * ROUNDS):
-        step = steps.measure_steps(
+        step = ceilings.measure_steps(
             {"model": model, "narrow": narrow}, context_tokens=CONTEXT, num_rounds=1, num_warmup=1
         )
         (copy,) = ceilings.measure_copy_bandwidth([size], device=device, num_rounds=1)
@@ -386,7 +386,7 @@ if ARE_READY:
 # %%
 UNITS = {"model": "s", "narrow": "s", "copy": "B/s", "GEMV": "B/s", "GEMM": "FLOP/s"}
 if ARE_READY:
-    limits = {name: ceilings.Rate(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
+    limits = {name: ceilings.MeasuredCeiling(name, unit, tuple(turn[name]), size) for name, unit in UNITS.items()}
     for rate in limits.values():
 
         def write(x, unit=rate.unit):
@@ -403,12 +403,10 @@ if ARE_READY:
     num_layers = choice.config["num_hidden_layers"]
     print(f"bandwidth at {units.format_bytes(size)}: that of the {bandwidth.name}")
     print(f"dispatch: {units.format_seconds(dispatch.median / num_layers)} for each of {num_layers} layers")
-    one = steps.measure_op_dispatch(device=device, num_rounds=ROUNDS)
+    one = ceilings.measure_op_dispatch(device=device, num_rounds=ROUNDS)
     print(f"          {units.format_seconds(one.median)} for one operation on a single number")
-    print(
-        "steady" if not unsteady else f"NOT STEADY: {', '.join(unsteady)}. This machine did something else meanwhile;"
-    )
-    print("" if not unsteady else "what follows is no finding yet: measure again when it is quiet.")
+    print(f"NOT STEADY: {', '.join(unsteady)}. This machine was doing something else;" if unsteady else "steady")
+    print("what follows is not a finding yet: measure again when it is quiet." if unsteady else "")
 
 # %% [markdown]
 # Now larger batches, and two prefills. Each is a point: its intensity comes from the configuration, its FLOP/s from the time.
@@ -417,11 +415,11 @@ if ARE_READY:
 if ARE_READY:
     seconds = {"decode_s": turn["model"]}
     for batch in (4, 16):
-        more = steps.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
+        more = ceilings.measure_steps({"model": model}, context_tokens=CONTEXT, batch=batch, num_rounds=ROUNDS)
         seconds[f"decode_batch{batch}_s"] = more["model"]
     for tokens in (64, 512):
         num_rounds = choose_by_budget(learner=12, ci=7)
-        seconds[f"prefill{tokens}_s"] = steps.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
+        seconds[f"prefill{tokens}_s"] = ceilings.measure_prefills(model, prompt_tokens=tokens, num_rounds=num_rounds)
 
 # %%
 if ARE_READY:
@@ -434,7 +432,7 @@ if ARE_READY:
 # %% [markdown]
 # ### The record
 #
-# All samples go into one record. The ceilings stand beside the decode that they limit.
+# All samples go into one record, the ceilings beside the decode that they limit.
 
 # %%
 if ARE_READY:
@@ -443,10 +441,12 @@ if ARE_READY:
     samples["gemm_in_turns_flop_per_s"] = list(arithmetic.samples)
     samples |= {f"copy_kib{rate.size // 1024}_byte_per_s": list(rate.samples) for rate in sweep}
     samples |= {"bandwidth_byte_per_s": list(bandwidth.samples), "dispatch_s": list(dispatch.samples)}
-    samples["decode_tok_per_s"] = [1 / s for s in seconds["decode_s"]]
+    samples |= {"gemv_byte_per_s": list(turn["GEMV"]), "decode_tok_per_s": [1 / s for s in turn["model"]]}
+    one_step = works["decode_s"]
     settings = {
-        "decode": {"flops": works["decode_s"].flops, "bytes": works["decode_s"].bytes}, "context_tokens": CONTEXT,
-        "gemm": "gemm_in_turns_flop_per_s", "bandwidth": bandwidth.name, "unsteady": unsteady, "bytes_per_value": BYTES, "device": device,
+        "decode": {"flops": one_step.flops, "bytes": one_step.bytes, "weight_bytes": one_step.weight_bytes},
+        "gemm": "gemm_in_turns_flop_per_s", "bandwidth": bandwidth.name, "unsteady": unsteady, "bytes_per_value": BYTES,
+        "context_tokens": CONTEXT, "device": device,
     }  # fmt: skip
     record = save_record("10", "roofline", model=choice, samples=samples, settings=settings)
     print(f"saved as {record.id}")
@@ -462,17 +462,17 @@ if ARE_READY:
     points, rates = [], {"flop_per_s": arithmetic.median, "byte_per_s": bandwidth.median}
     for name, work in works.items():
         kind, said = ("decode", "prefill")["prefill" in name], stats.summarize(seconds[name])
-        top = roofline.estimate_ceiling(work, **rates, dispatch_s=dispatch.median)
+        top = roofline.estimate_time_bound(work, **rates, dispatch_s=dispatch.median)
         ends = (said.p50, said.p50_interval.high, said.p50_interval.low, top.seconds)
-        points.append(Point(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
+        points.append(RooflinePoint(kind, LABELS[name], work.intensity, *(work.flops / s for s in ends), said.n))
         shares = [f"{100 * s / said.p50:.0f} %" for s in (top.seconds, top.serial_s)]
-        print(f"{kind:<8}{LABELS[name]:<13}{top.name:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
+        print(f"{kind:<8}{LABELS[name]:<13}{top.limit:<10} {shares[0]:>5}; in turns {shares[1]:>5}")
 
 # %%
 if ARE_READY:
     roofs = [Roof("measured here", arithmetic.median, bandwidth.median)]
-    row = find_peak(machine.gpus[0].name if machine.gpus else machine.cpu.name)
-    row = row or next(one for one in ceilings.load_peaks() if one.name == "AMD EPYC 7763 one core")
+    row = published.find_device_peaks(machine.gpus[0].name if machine.gpus else machine.cpu.name)
+    row = row or next(one for one in published.load_device_peaks() if one.name == "AMD EPYC 7763 one core")
     flop_per_s = row.flop_per_s.get(
         {"bfloat16": "bf16", "float16": "fp16"}.get(choice.dtype, "fp32"), row.flop_per_s["fp32"]
     )
@@ -484,9 +484,9 @@ if ARE_READY:
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# **What you should see.** Decode points on the left, prefill on the right, each under its blue mark. A decode step of a small
-# model on a CPU stays below the slope *and* far from it: neither bytes nor FLOPs are what it waits for. The published row is that
-# of a device of this class, unless your own stands in the table; its bandwidth belongs to a whole socket or board.
+# **What you should see.** Decode points on the left, prefill on the right, each under its blue mark. A decode point far below
+# the slope takes longer than the bandwidth ceiling explains; exercise 10.5 asks where that time goes. The published row is that of
+# a device of this class, unless the table has your own; its bandwidth is that of a whole socket or board.
 
 # %% [markdown] exercise="10.4" title="The distance from the ceiling" minutes=15 difficulty=3 version=1
 # ### Exercise 10.4 · The distance from the ceiling
@@ -548,7 +548,7 @@ if ARE_READY and ready("10.4"):
     predicted = reveal("10.p1", 100 * found["share"], unit="%")
 
 # %% [markdown]
-# Beside the published number (not comparable as it stands: another model, another machine, compiled code):
+# Next to the published number (not directly comparable: another model, another machine, compiled code):
 
 # %%
 mine = record if ARE_READY else None
@@ -558,13 +558,13 @@ print(published.format_comparison(published.load_claim("gpt-fast-bf16-decode"), 
 # %% [markdown]
 # ## 5 · Layers, not parameters
 #
-# If dispatch binds, a step costs what its *layers* cost. Here are models with random weights (right for speed) in the shape of
-# yours, at most six layers deep and with at most 4,096 words:
+# If dispatch binds, a step costs what its *layers* cost. Here are models with random weights (fine for measuring speed) in the
+# shape of yours, at most six layers deep and with at most 4,096 words:
 #
 # - **whole**: the shape as it is;
 # - **thin**: the MLP half as wide; the layers stay;
 # - **shallow**: as wide as before, with a third of the layers removed;
-# - **half zeros**: the control that should *not* help. Every other weight is 0. Half of the multiplications are for nothing, but
+# - **half zeros**: the control that should *not* help. Every other weight is 0. Half of the multiplications are wasted, but
 #   the same bytes move and the same operations run.
 
 # %%
@@ -577,14 +577,14 @@ if ARE_READY:
     small |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
     shapes = {name: {**choice.config, **small, **change} for name, change in changes.items()}
     variants = {
-        name: steps.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
+        name: ceilings.load_random_model(config, dtype=choice.dtype, device=device) for name, config in shapes.items()
     }
     for parameter in variants["half zeros"].parameters():
         parameter.data.view(-1)[::2] = 0
 
 # %%
 if ARE_READY:
-    times_s = steps.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
+    times_s = ceilings.measure_steps(variants, context_tokens=CONTEXT, num_rounds=2 * ROUNDS)
     second = save_record(
         "10", "layers", model=choice, settings={"shapes": changes, "num_layers": depth, "context_tokens": CONTEXT},
         samples={f"{name.replace(' ', '_')}_s": list(values) for name, values in times_s.items()},
@@ -608,58 +608,96 @@ if ARE_READY:
 # %% [markdown]
 # **What you should see.** Where *shallow* has about as many parameters as *thin*, it is the faster of the two: it saves bytes
 # and dispatch, *thin* saves bytes only. *Half zeros* should say *cannot tell*, or a ratio very close to 1. On a large model on a
-# GPU, where bandwidth binds, thin and shallow come together.
+# GPU, where bandwidth binds, thin and shallow are about equally fast.
 
-# %% [markdown] exercise="10.5" title="Your sentence" minutes=10 difficulty=2 version=1
-# ### Exercise 10.5 · Your sentence
+# %% [markdown] exercise="10.5" title="A budget of the step" minutes=10 difficulty=2 version=2
+# ### Exercise 10.5 · A budget of the step
 #
-# *10 minutes · difficulty 2 of 5 · why it matters: this is the sentence that a colleague asks you for.*
+# *10 minutes · difficulty 2 of 5 · why it matters: a ceiling says how fast a step could be, a budget says what to work on.*
 #
-# Write `decode_sentence(found)`. From the dict of 10.4 it makes a text that contains
+# The step takes longer than its ceiling. Split its time $t$ into three parts:
 #
-# > my decode runs at 42 % of its binding ceiling (dispatch), because ...
+# - **dispatch**: the time of the narrow model's step;
+# - **weights**: their bytes at the speed that a GEMV *really* reaches. A copy may be faster, but a decode step does not copy;
+# - **rest**: what neither explains. Where the two add up to more than the step (a GPU does both at once), nothing is left: 0.
 #
-# with the numbers of `found`, and a reason of 8 words or more. The reason says what the ceiling that binds is made of, and gives
-# the MBU and the MFU in percent. It is checked on made-up numbers of each kind (so have a reason for each), then on your record.
+# $$t_\text{rest} = \max\left(0,\; t - t_\text{dispatch} - \frac{\text{weight bytes}}{W_\text{GEMV}}\right) \quad [\text{s}]$$
+#
+# Write `decode_budget(record)`. The record is that of 10.4; you also need the samples `gemv_byte_per_s`, and
+# `record.settings["decode"]["weight_bytes"]`. Use the **median** of each. Return a dict with `record` (its id), the seconds
+# `dispatch_s`, `weights_s` and `rest_s`, `largest` (`"dispatch"`, `"weights"` or `"rest"`), `unexplained` (the rest as a share of
+# the step), and `mbu` and `mfu` as in 10.4. It is checked on made-up records of each kind, then on yours.
 #
 # <details><summary>Hint 1</summary>
 #
-# A dict from the name of the ceiling to a reason, and an f-string around it.
+# Bytes divided by bytes per second are seconds. With a dict of the three parts, the largest is found as in 10.3.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `f"{100 * found['share']:.0f} %"` writes a share as a percentage. What is a *dispatch* ceiling made of? Operations, in every
-# layer. A *bandwidth* ceiling? Weights that have to be read. A *compute* ceiling? Products.
+# `read_record(record)` of 10.4 already gives `mbu` and `mfu`. `stats.summarize(samples).p50` is a median.
 #
 # </details>
 
 
 # %% solution="10.5"
-def decode_sentence(found):
-    """Return the sentence: share, name of the binding ceiling, and the reason, with MBU and MFU in percent."""
+def decode_budget(record):
+    """Return the budget of the decode step in a record of this lab: seconds of its parts, and shares from 0 to 1."""
     ### BEGIN SOLUTION
-    reasons = {
-        "dispatch": "telling the machine what to do in every layer takes longer than doing it",
-        "bandwidth": "each step has to read all weights and the cache from memory",
-        "compute": "the products themselves take longer than the reading of their weights",
-    }
-    share, mbu, mfu = (f"{100 * found[key]:.1f} %" for key in ("share", "mbu", "mfu"))
-    name = found["ceiling"]
-    beside = f"it uses {mbu} of the bandwidth and {mfu} of the FLOP/s"
-    return f"my decode runs at {share} of its binding ceiling ({name}), because {reasons[name]}; {beside}."
+    middle = {key: stats.summarize(values).p50 for key, values in record.samples.items()}
+    step_s, weight_bytes = middle["decode_s"], record.settings["decode"]["weight_bytes"]
+    dispatch_s, weights_s = middle["dispatch_s"], weight_bytes / middle["gemv_byte_per_s"]
+    rest_s = max(0.0, step_s - dispatch_s - weights_s)
+    parts = {"dispatch": dispatch_s, "weights": weights_s, "rest": rest_s}
+    largest, unexplained = max(parts, key=parts.get), rest_s / step_s
+    reading = read_record(record)
+    mbu, mfu = reading["mbu"], reading["mfu"]
     ### END SOLUTION
+    return {
+        "record": record.id, "dispatch_s": dispatch_s, "weights_s": weights_s, "rest_s": rest_s,
+        "largest": largest, "unexplained": unexplained, "mbu": mbu, "mfu": mfu,
+    }  # fmt: skip
 
 
 # %%
-check("10.5", decode_sentence)
+check("10.5", decode_budget)
+
+# %% [markdown]
+# From these fields comes the sentence that a colleague asks you for. It follows your numbers. How would you put it? Nobody grades
+# that.
+
+# %%
+PARTS = {"dispatch": "dispatch", "weights": "weights at the speed of a GEMV", "rest": "explained by neither"}
+ADVICE = {
+    "dispatch": "fewer operations would help most (fewer layers, a compiler, CUDA graphs), smaller weights less",
+    "weights": "fewer bytes would help most (a smaller format, or a batch that shares them), fewer operations less",
+    "rest": "a profile comes before any advice (lab 11)",
+}
+
+
+# %%
+def say_budget(budget, step_s):
+    """Return the finding of a budget in words."""
+    parts = ", ".join(f"{units.format_seconds(budget[f'{key}_s'])} {name}" for key, name in PARTS.items())
+    over = sum(budget[f"{key}_s"] for key in PARTS) > 1.001 * step_s
+    overlap = " The parts add up to more than the step: they overlap, or one was measured too slow." if over else ""
+    rest = f"{100 * budget['unexplained']:.0f} %"
+    split = f"Of a decode step of {units.format_seconds(step_s)}: {parts} ({rest}).{overlap}"
+    return f"{split} The largest part is {PARTS[budget['largest']]}: {ADVICE[budget['largest']]}."
+
+
+# %%
+if ARE_READY and ready("10.4") and ready("10.5"):
+    budget = decode_budget(find_record(record.id))
+    finding = say_budget(budget, stats.summarize(seconds["decode_s"]).p50)
+    print(finding)
 
 # %% [markdown]
 # ## 6 · Break it: memory that was never there
 #
-# Here is a bandwidth benchmark with one believable mistake: it reads an array that was asked for and never written. The operating
-# system gives such memory only when somebody writes. Until then every page *is* the same page of zeros, and that one sits in a
+# Here is a bandwidth benchmark with one believable mistake: it reads an array that was allocated and never written. The operating
+# system provides such memory only at the first write. Until then every page *is* the same page of zeros, and that page sits in a
 # cache. On most Linux systems the array reads as if memory were a cache.
 
 # %%
@@ -697,17 +735,20 @@ if ARE_READY:
 #
 # 1. the work of a decode step follows from a configuration: about two FLOPs and `b` bytes for each parameter, for each token and
 #    for each step;
-# 2. a ceiling has a name. Bandwidth counts at the size of the working set, and small models are bound by dispatch: their cost
-#    follows layers, not parameters;
-# 3. MBU, MFU and the share of the binding ceiling, with an interval, say how much could still be won, and where.
+# 2. a ceiling has a name, and bandwidth counts at the size of the working set. Where dispatch binds, cost follows layers, not
+#    parameters;
+# 3. MBU, MFU and the share of the binding ceiling, with an interval, say how much could still be won; the budget of the step says
+#    where to look first.
 #
-# One thing this does **not** show: *where* the rest of the time goes. Lab 11 looks inside the step with a profiler.
+# One thing this does **not** show: what the rest of the budget is made of. Lab 11 looks inside the step with a profiler.
 
 # %%
 if ARE_READY and ready("10.4") and ready("10.5"):
-    print(decode_sentence(found))
-    said = f"not steady: {', '.join(unsteady)}" if unsteady else "steady"
-    print(f"({100 * found['low']:.0f} to {100 * found['high']:.0f} %, n = {len(decode)}; {said})")
+    print(finding)
+    said = f"not steady, so not a finding yet: {', '.join(unsteady)}" if unsteady else "steady"
+    share, low, high = (100 * found[key] for key in ("share", "low", "high"))
+    print(f"My decode runs at {share:.0f} % of its binding ceiling ({found['ceiling']})", end=" ")
+    print(f"({low:.0f} to {high:.0f} %, n = {len(decode)}; {said})")
     print(f"{choice.name} ({choice.source}) in {choice.dtype}, one sequence, {CONTEXT} tokens, Transformers eager")
     print(f"{machine.gpus[0].name if machine.gpus else machine.cpu.name}, {record.time[:10]}, record {record.id}")
 

@@ -18,8 +18,8 @@
 # **Where does the time of one token go, and where the memory?**
 #
 # In this lab you open a prefill and a decode step with the PyTorch profiler, find out which operators did the work and when
-# nothing ran at all, and account for every byte. Then you get a model in which one part is slow (another part for
-# every learner) and say which, because your own profile shows it.
+# nothing ran at all, and account for every byte. Then you get a model in which one part is slow (a different
+# part for every learner) and find out which, from your own profile.
 
 # %% [markdown]
 # | | |
@@ -30,13 +30,13 @@
 # | **You will be able to** | compute self times and idle shares from events; break memory down into parts that add up; find a slow part from a profile; say what a profiler itself costs; predict what a faster part is worth |
 
 # %%
-from labkit import models, plots, published, stats, units
+from labkit import models, plots, profiling, published, stats, units
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.memory import measure_release
-from labkit.plots.timeline import plot_memory, plot_timeline
-from labkit.profiling import Phases, load_puzzle, measure_table, memory, nsight, run, run_profile, trace
+from labkit.plots import plot_memory, plot_timeline
+from labkit.profiling import Phases, load_puzzle, measure_table, nsight, run_profile
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
@@ -72,7 +72,7 @@ print(f"totals added up: {added_s:.0f} s, in a run of 10 s; self times: 2, 2, 5 
 # %% [markdown] exercise="11.1" title="Self time" minutes=15 difficulty=3 version=1
 # ### Exercise 11.1 · Self time
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: who reads totals as shares optimizes the wrong thing.*
+# *15 minutes · difficulty 3 of 5 · why it matters: if you read totals as shares, you optimize the wrong thing.*
 #
 # `events` is a list of `(name, start_s, end_s)` of one thread, in any order, properly nested: two events are either apart or
 # one lies inside the other. Return a dict `{name: self seconds}`; calls of the same name are added up. A call may lie inside
@@ -81,7 +81,7 @@ print(f"totals added up: {added_s:.0f} s, in a run of 10 s; self times: 2, 2, 5 
 # <details><summary>Hint 1</summary>
 #
 # Sort by start, and let the *longer* of two that begin together come first: then a parent comes before its children. Walk
-# through, with a list of the calls that are still running, the innermost last.
+# through them and keep a list of the calls that are still running, the innermost last.
 #
 # </details>
 #
@@ -134,7 +134,7 @@ print(f"durations added up: 10 of 10 ms. In truth {len(busy)} of 10 ms are busy,
 # %% [markdown] exercise="11.2" title="The idle share" minutes=12 difficulty=3 version=1
 # ### Exercise 11.2 · The idle share
 #
-# *12 minutes · difficulty 3 of 5 · why it matters: a device that idles half of the time is not made faster by faster kernels.*
+# *12 minutes · difficulty 3 of 5 · why it matters: faster kernels do not speed up a device that idles half of the time.*
 #
 # `intervals` is a list of `(start_s, end_s)`, in any order; they may overlap, lie inside each other, and reach out of the
 # window or lie outside of it. Return the share of the window from `start_s` to `end_s` (0 to 1) in which none of them runs.
@@ -177,8 +177,8 @@ check("11.2", idle_share)
 # - **weights**: parameters × bytes per value;
 # - **KV cache**: keys and values of every token so far, for every sequence of the batch,
 #   $2 \cdot L \cdot G \cdot D \cdot \text{bytes} \cdot S \cdot B$ (layers, KV heads, head dimension, tokens, sequences);
-# - **activations**: what a step holds at its peak and gives back. It is the rest of what is *allocated*;
-# - **slack**: an allocator takes memory from the driver in large pieces and keeps it. It is what is *reserved*, but not
+# - **activations**: what a step holds at its peak and gives back. They are the rest of what is *allocated*;
+# - **slack**: an allocator takes memory from the driver in large pieces and keeps it. Slack is what is *reserved* but not
 #   allocated.
 #
 # $$\text{reserved} = \underbrace{\text{weights} + \text{KV cache} + \text{activations}}_{\text{allocated}} + \text{slack} \quad [\text{bytes}]$$
@@ -197,7 +197,7 @@ print(f"published: {claim.value} {claim.unit} ({claim.setup}; {claim.source})")
 # *12 minutes · difficulty 2 of 5 · why it matters: "how many users fit" is decided by the part that grows.*
 #
 # `config` is the dict of a `config.json`. Return a dict in bytes with the keys `weights`, `kv_cache`, `activations`, `slack`,
-# for `batch` sequences with `context_tokens` tokens each. All values have `bytes_per_value` bytes. The head dimension is
+# for `batch` sequences with `context_tokens` tokens each. Every value takes `bytes_per_value` bytes. The head dimension is
 # `head_dim` where the config has it, else `hidden_size // num_attention_heads`.
 #
 # <details><summary>Hint 1</summary>
@@ -241,7 +241,7 @@ check("11.3", memory_parts)
 #
 # ### Predict before you measure
 #
-# In one decode step of your model, in how many percent of the time does no operator run at all?
+# In one decode step of your model, for what percentage of the time does no operator run at all?
 
 # %% solution="11.p1"
 ### BEGIN SOLUTION stub: predict("11.p1", None, unit="%")
@@ -261,14 +261,14 @@ if ARE_READY:
     print(f"{choice.name} on {device}: a prefill of {CONTEXT} tokens, and decode steps after them")
 
 # %% [markdown]
-# The profiler runs **after a warm-up** and more than once: a share without its spread is a story. Each profile records five
+# The profiler runs **after a warm-up** and more than once: a share without its spread is an anecdote. Each profile records five
 # steps. Your `self_times` and `idle_share` do the arithmetic on the raw events.
 
 # %%
 NUM_PROFILES = choose_by_budget(learner=10, ci=6)
 if ARE_READY:
     profiles = {phase: [] for phase in work}
-    for _ in range(NUM_PROFILES):  # in turns: whatever the machine does meanwhile, both phases meet it
+    for _ in range(NUM_PROFILES):  # in turns, so that whatever else the machine does affects both
         for phase, function in work.items():
             phases.reset()
             profiles[phase].append(run_profile(function, num_steps=5, num_warmup=2, device=device))
@@ -340,7 +340,7 @@ if ARE_READY:
     print("" if gpu_busy else "no GPU: no kernels, and no gaps between them; section 7 says what belongs here")
 
 # %% [markdown]
-# **What you should see.** In a prefill the products of matrices take most of the time, and the gaps are small: many tokens
+# **What you should see.** In a prefill the matrix products take most of the time, and the gaps are small: many tokens
 # share one walk through Python. In a decode step the same walk serves a single token, so gaps and small operators weigh more.
 # Is it a *fault* that no operator runs for part of a step? Lab 10 called it the dispatch ceiling; CUDA graphs and compilers
 # (lab 26) attack it.
@@ -349,8 +349,8 @@ if ARE_READY:
 
 # %%
 if ARE_READY:
-    path = trace.save_trace(first.events, "11_decode_trace.json.gz")  # beside your records, in data/runs
-    back = trace.load_trace(path)
+    path = profiling.save_chrome_trace(first.events, "11_decode_trace.json.gz")  # beside your records, in data/runs
+    back = profiling.load_chrome_trace(path)
     print(f"{path.name}: {len(back):,} events in {units.format_bytes(path.stat().st_size)}; read back: ", end="")
     print("the same names" if sorted(e.name for e in back) == sorted(e.name for e in first.events) else "differs")
 
@@ -358,7 +358,7 @@ if ARE_READY:
 # ### By module
 #
 # Operators say *what* is computed, modules say *where*. With a range around each module the same self times tell which part of
-# the network takes the time; a product without a module of its own counts for the module that calls it.
+# the network takes the time; a product without a module of its own counts towards the module that calls it.
 
 # %%
 if ARE_READY:
@@ -379,10 +379,9 @@ if ARE_READY:
 # ### Memory
 #
 # Measured at two contexts. Weights and cache are added up from the tensors themselves and compared with your `memory_parts`;
-# activations are the peak of what one step allocates. On a processor the weights may be mapped from their file: what
-# was never read of them is not resident, and not counted (a decode step reads them all, except rows of an untied embedding). Nor does
-# anybody report there what the allocator keeps, so its slack is in the *rest*, together with Python and the libraries; on a GPU it
-# stands alone.
+# activations are the peak of what one step allocates. On a CPU the weights may be mapped from their file: parts that were never
+# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). Nothing there reports
+# what the allocator keeps, so its slack is in the *rest*, together with Python and the libraries; on a GPU it is shown by itself.
 
 # %%
 if ARE_READY:
@@ -390,7 +389,7 @@ if ARE_READY:
     for context_tokens in (64, 512):
         some = Phases(model, token_ids, context_tokens=context_tokens)
         kv_bytes = some.measure_kv_bytes()
-        found[context_tokens] = memory.measure_breakdown(some.run_decode, model=model, kv_bytes=kv_bytes, device=device)
+        found[context_tokens] = profiling.measure_breakdown(some.run_decode, model=model, kv_bytes=kv_bytes, device=device)
         held_bytes = sum(found[context_tokens][key] for key in ("weights", "kv_cache", "activations"))
         mine = memory_parts(
             choice.config, num_parameters=choice.num_parameters, bytes_per_value=model.dtype.itemsize, batch=1,
@@ -429,7 +428,7 @@ if ARE_READY:
 # %%
 if ARE_READY:
     phases.reset()
-    puzzle = load_puzzle(model, phases.run_decode, device=device)
+    puzzle = load_puzzle(model, phases.run_decode, lab="11", device=device)
     planted = run_profile(phases.run_decode, num_steps=8, num_warmup=0, model=model, device=device)
     puzzle.is_on = False
     calls = planted.select("module")
@@ -452,7 +451,7 @@ if ARE_READY:
 #
 # <details><summary>Hint 1</summary>
 #
-# A first call pays for what is never paid again: leave `call.step == 0` out before you count.
+# The first call pays for things that are never paid again: leave `call.step == 0` out before you count.
 #
 # </details>
 #
@@ -511,11 +510,11 @@ if IS_FOUND:
     print(f"({gain.interval.low:.2f} to {gain.interval.high:.2f}, {gain.n} pairs)")
 
 # %% [markdown]
-# The prediction usually comes out too low: the profile's steps hold the profiler's own time as well, which makes every other
+# The prediction usually comes out too low: the profile's steps include the profiler's own time, which makes every other
 # part look larger than it is. Section 6 measures that.
 #
 # **The control.** The same for a part with a tiny share: the norm or activation with the smallest self time is replaced by one
-# that takes no time at all (it returns its input, so the words become nonsense, but only the time is of interest). This should
+# that takes no time at all (it returns its input, so the words become nonsense, but only the time matters). This should
 # **not** help. (One 95 % interval in twenty misses the truth: if yours says "faster" or "slower", run the cell once more.)
 
 # %%
@@ -542,7 +541,7 @@ if IS_FOUND:
 # %%
 if ARE_READY:
     phases.reset()
-    overhead = run.measure_overhead(
+    overhead = profiling.measure_overhead(
         phases.run_decode, num_pairs=choose_by_budget(learner=12, ci=8), model=model, device=device
     )
     cost = stats.compare(overhead.plain_s, overhead.profiled_s)  # how many times as fast without the profiler
@@ -550,7 +549,7 @@ if ARE_READY:
     print(f"a decode step: {units.format_seconds(plain_s)}; under the profiler {units.format_seconds(profiled_s)}")
     print(f"the profiler makes a step {cost.ratio:.2f} times as long ", end="")
     print(f"({cost.interval.low:.2f} to {cost.interval.high:.2f}, {cost.n} pairs)")
-    print(f"so who quotes the profile reports {1 / profiled_s:.0f} tok/s where {1 / plain_s:.0f} tok/s are true")
+    print(f"quote the profile, and you report {1 / profiled_s:.0f} tok/s where {1 / plain_s:.0f} tok/s is true")
     first_s = planted.step_s[0] / stats.summarize(planted.step_s[1:]).p50
     print(f"without a warm-up: the first step of section 5 took {first_s:.1f} times as long as a later one")
 
@@ -566,11 +565,11 @@ if ARE_READY:
 if ARE_READY:
     samples = {"decode_profiled_over_plain_ratio": [b / a for a, b in zip(overhead.plain_s, overhead.profiled_s, strict=True)]}
     phases.reset()
-    with_time = {"decode": overhead.plain_s, "prefill": run.measure_overhead(phases.run_prefill, num_pairs=3, device=device).plain_s}
+    with_time = {"decode": overhead.plain_s, "prefill": profiling.measure_overhead(phases.run_prefill, num_pairs=3, device=device).plain_s}
     for phase in work:
         samples[f"{phase}_step_s"] = with_time[phase]
         samples[f"{phase}_idle_fraction"] = [one[1] for one in views[phase]]
-        samples |= {f"{phase}_{run.format_key(name)}_self_fraction": values for name, values in shares[phase].items()}
+        samples |= {f"{phase}_{profiling.format_key(name)}_self_fraction": values for name, values in shares[phase].items()}
     samples |= {f"{key}_bytes": [size] for key, size in found[512].items()}
     samples["used_bytes"] = [sum(found[512].values())]
     samples |= {f"{phase}_gpu_busy_fraction": values for phase, values in gpu_busy.items()}
@@ -629,7 +628,7 @@ claim = published.load_claim("vllm-gpu-busy")
 mine = record if ARE_READY and gpu_busy else None
 key = "decode_gpu_busy_fraction"
 print(published.format_comparison(claim, lab="11", name="profile", key=key, record=mine))
-recorded = nsight.load_recorded(lab="11")
+recorded = nsight.load_recorded_tables(lab="11")
 print("" if recorded else "kernels per step, launch gaps and Nsight's tables of this lab: not recorded yet")
 for name, rows in recorded.items():
     print(f"{name}: {sum(row.num_calls for row in rows):,} kernels; the leading one is {rows[0].name[:60]}")
@@ -639,11 +638,11 @@ for name, rows in recorded.items():
 #
 # You saw three things:
 #
-# 1. self times add up, totals do not; a share needs to say of what;
-# 2. in a decode step of a small model a good part of the time nothing of the model runs at all;
+# 1. self times add up, totals do not; a share has to say of what;
+# 2. during a good part of a small model's decode step no operator of the model runs at all;
 # 3. a slow part is found by self time after the warm-up, and its share predicts what removing it is worth.
 #
-# One thing this does **not** show: whether the leading operator is *fast for what it does*. A share says who takes the time;
+# One thing this does **not** show: whether the leading operator is *fast for what it does*. A share says what takes the time;
 # only a ceiling (lab 10) says whether it has to.
 
 # %%
@@ -708,7 +707,7 @@ kernel with the largest self time and compare it with its ceiling.""")  # fmt: s
 # %% [markdown]
 # ## 9 · Done
 #
-# The model goes, and its memory with it:
+# The model is dropped, and its memory is given back:
 
 # %%
 if ARE_READY:

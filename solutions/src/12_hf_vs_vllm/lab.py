@@ -17,17 +17,17 @@
 #
 # **What does a serving engine give me over plain Transformers?**
 #
-# In this lab you send the same work to three servers: plain Transformers one request at a time, Transformers in batches,
-# and vLLM. You decide whether it *is* the same work, measure latency, throughput and memory in interleaved rounds, and
-# end with a ratio that has an interval. Others report 1.9, and 24. You will see why both are true.
+# In this lab you send the same work to three servers: plain Transformers one request at a time, Transformers in
+# batches, and vLLM. You decide whether it *is* the same work, measure latency, throughput and memory in interleaved
+# rounds, and end with a ratio that has an interval. Others have reported 1.9 and 24. You will see why both are true.
 
 # %% [markdown]
 # | | |
 # | --- | --- |
-# | **Time** | 90 minutes, of which about 5 are waiting for servers |
-# | **Needs** | Any machine with about 6 GB of free memory. No GPU, no network. All three engines are real ones. |
+# | **Time** | 90 minutes, about 5 of them waiting for servers |
+# | **Needs** | Any machine with about 6 GB of free memory. No GPU and no network. All three engines are real. |
 # | **Before** | Labs 00 and 01: TTFT, intervals, pairs, *cannot tell* |
-# | **You will be able to** | compute the latencies of a stream whose chunks carry several tokens; say whether two runs did the same work; compare throughput in paired rounds; spot a benchmark that a warm prefix cache has made; explain what part of an engine's gain a workload can show |
+# | **You will be able to** | compute the latencies of a stream whose chunks carry several tokens; say whether two runs did the same work; compare throughput in paired rounds; spot a benchmark that owes its gain to a warm prefix cache; explain which part of an engine's gain a workload can show |
 
 # %%
 import math
@@ -39,59 +39,61 @@ from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.environment import find_course_root
 from labkit.hardware import estimate_tier, probe_machine
+from labkit.load.run import run_workload
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
 from labkit.servers import agreement
-from labkit.serving import run_workload
 from labkit.workload import draw_equal_lengths, draw_mixed_lengths, draw_shared_prefix
 
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
 print(f"memory     {units.format_bytes(machine.memory_free_bytes)} free; three servers take about 5 GiB")
-print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the engines run on the processor'}")
+print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the engines run on the CPU'}")
 print(f"tier       {estimate_tier(machine)}")
-print(f"model      {choice.name} ({choice.source}): the one that this tier runs")
+print(f"model      {choice.name} ({choice.source}): the model for this tier")
 
 # %% [markdown]
-# ## 1 · What one stream tells
+# ## 1 · What one stream tells you
 #
-# A server answers in **chunks**. Often a chunk is one token, but an engine that is busy, or that guesses ahead, sends
-# several at once; and some chunks carry none (a role, an empty piece, the count at the end). With the request sent at
-# $t_0$, chunks with content arriving at $c_1 \dots c_k$, and $n$ tokens in all of them together:
+# A server answers in **chunks**. Often a chunk is one token, but an engine that is busy, or that guesses
+# ahead (speculative decoding), sends several at once; and some chunks carry none (a role, an empty piece, the count at
+# the end). Let the request be sent at $t_0$, let chunks with content arrive at $c_1 \dots c_k$, and let them contain $n$
+# tokens in total:
 #
 # $$\text{TTFT} = c_1 - t_0 \qquad \text{TPOT} = \frac{c_k - c_1}{n - 1} \qquad \text{end to end} = c_k - t_0 \quad [\text{s}]$$
 #
 # TPOT, the *time per output token*, divides by **tokens**, not by chunks: a tool that counted chunks reported 8.72 ms
-# where 3.20 ms were true. How many tokens a chunk holds is what the server says (its running `usage`).
+# when the true value was 3.20 ms. The server says how many tokens a chunk holds (its running `usage`).
 #
 # **Worked example**: sent at 10 s, two tokens at 10.5 s, three more at 10.9 s.
 
 # %% tags=["nbval-check-output"]
 example_sent_s, example_chunks = 10.0, [(10.5, 2), (10.9, 3)]
 print(f"TTFT {example_chunks[0][0] - example_sent_s:.1f} s")
-print(f"TPOT {(10.9 - 10.5) / (2 + 3 - 1):.1f} s: 5 tokens have 4 gaps, and two of the tokens came together")
-print(f"counted by chunks it would be {(10.9 - 10.5) / (2 - 1):.1f} s")
+print(f"TPOT {(10.9 - 10.5) / (2 + 3 - 1):.1f} s: 5 tokens have 4 gaps, and the tokens of a chunk arrive together")
+print(f"if you counted chunks, it would be {(10.9 - 10.5) / (2 - 1):.1f} s")
 
 # %% [markdown] exercise="12.1" title="The metrics of one stream" minutes=12 difficulty=2 version=1
 # ### Exercise 12.1 · The metrics of one stream
 #
-# *12 minutes · difficulty 2 of 5 · why it matters: tools that disagree about these three words cannot be compared.*
+# *12 minutes · difficulty 2 of 5 · why it matters: tools that define these three words differently cannot be compared.*
 #
 # `chunks` is a list of `(arrival_s, num_tokens)` in order of arrival. Return `(ttft_s, tpot_s, e2e_s)`. Chunks with 0
-# tokens are no content: ignore them. Without any token all three are `None`; with one single token the TPOT is `None`.
+# tokens carry no content: ignore them. With no tokens at all, all three are `None`; with a single token, the TPOT is
+# `None`.
 #
 # <details><summary>Hint 1</summary>
 #
-# First keep only the chunks that carry tokens. Then add up their tokens: that is $n$.
+# First keep only the chunks that carry tokens. Then add up their tokens: this is $n$.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# All three need only the first arrival, the last arrival, `sent_s` and $n$. Whether the TPOT exists depends on $n$, not
+# All three need only the first arrival, the last arrival, `sent_s` and $n$. Whether there is a TPOT depends on $n$, not
 # on the number of chunks.
 #
 # </details>
@@ -99,7 +101,7 @@ print(f"counted by chunks it would be {(10.9 - 10.5) / (2 - 1):.1f} s")
 
 # %% solution="12.1"
 def stream_metrics(sent_s, chunks):
-    """Return (TTFT, TPOT, end to end) in seconds from (arrival, tokens) of each chunk; None for what is unknown."""
+    """Return (TTFT, TPOT, end to end) in seconds from (arrival, tokens) of each chunk, with None for what is unknown."""
     ### BEGIN SOLUTION
     content = [(at_s, count) for at_s, count in chunks if count > 0]
     if not content:
@@ -117,22 +119,22 @@ check("12.1", stream_metrics)
 # %% [markdown]
 # ## 2 · The same work, or no comparison
 #
-# An engine that makes half of the tokens is not twice as fast. Answers end where the model ends them, so two engines can
-# do very different work for the same prompts. This lab therefore fixes everything:
+# An engine that generates half of the tokens is not twice as fast. Answers end where the model ends them, so two
+# engines can do very different work for the same prompts. This lab therefore fixes everything:
 #
-# - prompts go as **token ids**, so no tokenizer comes between;
-# - the length of every answer is fixed (`ignore_eos`, `min_tokens`), and the server's `usage` must say that it was so;
+# - prompts are sent as **token ids**, so no tokenizer can make a difference;
+# - the length of every answer is fixed (`ignore_eos`, `min_tokens`), and the server's `usage` must confirm it;
 # - sampling is **greedy** (temperature 0), and the number format (dtype) is the same.
 #
 # $$\text{same work} \iff \text{same requests, and for each: same prompt length, output length, dtype, sampling}$$
 #
-# Totals are not enough. **Worked example**: two runs of two requests with 120 output tokens each, and what a static batch
-# of two has to compute, because it runs until its longest answer is done:
+# Totals are not enough. **Worked example**: two runs of two requests with 120 output tokens in total, and what a static
+# batch of two has to compute, because it runs until its longest answer is done:
 
 # %% tags=["nbval-check-output"]
 for lengths in ([60, 60], [110, 10]):
     num_rows = len(lengths) * max(lengths)
-    print(f"outputs {lengths}: {sum(lengths)} tokens wanted, {num_rows} computed, {num_rows - sum(lengths)} for nobody")
+    print(f"outputs {lengths}: {sum(lengths)} tokens wanted, {num_rows} computed, {num_rows - sum(lengths)} wasted")
 
 # %% [markdown] exercise="12.2" title="The same work?" minutes=12 difficulty=2 version=1
 # ### Exercise 12.2 · The same work?
@@ -140,14 +142,14 @@ for lengths in ([60, 60], [110, 10]):
 # *12 minutes · difficulty 2 of 5 · why it matters: most published comparisons fail here, not in their arithmetic.*
 #
 # A run is a dict: `{"dtype": "float32", "sampling": {"temperature": 0}, "requests": {"a": (10, 100), ...}}`, where each
-# request's name has its prompt tokens and output tokens. Return the **list** of all that differs, from these names:
-# `"requests"` (one run has a request that the other has not), `"prompt lengths"`, `"output lengths"` (of the requests that
-# both have), `"dtype"`, `"sampling"`. The same work gives the empty list. Requests may be listed in any order: engines
-# finish them as they like.
+# request's name maps to its prompt tokens and output tokens. Return a **list** of everything that differs, from these
+# names: `"requests"` (one run has a request that the other lacks), `"prompt lengths"`, `"output lengths"` (of the
+# requests in both runs), `"dtype"`, `"sampling"`. For the same work, return the empty list. Requests can be in any
+# order, because engines finish them in any order.
 #
 # <details><summary>Hint 1</summary>
 #
-# Match requests by name. `a["requests"].keys() & b["requests"].keys()` are the names that both runs have.
+# Match requests by name. `a["requests"].keys() & b["requests"].keys()` are the names that are in both runs.
 #
 # </details>
 #
@@ -160,7 +162,7 @@ for lengths in ([60, 60], [110, 10]):
 
 # %% solution="12.2"
 def what_differs(a, b):
-    """Return the names of everything that makes run a and run b different work; [] when it is the same."""
+    """Return the names of everything that makes run a and run b different work, or [] if the work is the same."""
     ### BEGIN SOLUTION
     both = a["requests"].keys() & b["requests"].keys()
     pairs = [(a["requests"][name], b["requests"][name]) for name in both]
@@ -181,14 +183,14 @@ check("12.2", what_differs)
 # %% [markdown]
 # ## 3 · Throughput, in rounds
 #
-# **Throughput** is what the whole server delivers: all output tokens over one window, from the first request sent to the
-# last token received.
+# **Throughput** is what the whole server delivers: all output tokens over one window, from the first request sent to
+# the last token received.
 #
 # $$\text{throughput} = \frac{\sum_r n_r}{\max_r \text{end}_r - \min_r \text{start}_r} \quad [\text{tok/s}]$$
 #
-# It is not the sum of the users' speeds, and not their mean: requests overlap. And the requests of one run share one
-# machine and one server, so they are no independent samples. The sample is the **run**: repeat it in rounds, let the
-# engines take turns within each round, and compare pair by pair (lab 01).
+# It is neither the sum of the users' speeds nor their mean, because requests overlap. And the requests of one run share
+# one machine and one server, so they are not independent samples. The sample is the **run**: repeat it in rounds, let
+# the engines take turns within each round, and compare pair by pair (lab 01).
 #
 # **Worked example**: two requests that overlap.
 
@@ -196,20 +198,20 @@ check("12.2", what_differs)
 example_requests = [(0.0, 4.0, 40), (1.0, 5.0, 40)]  # start, end, tokens
 window_s = max(end for _, end, _ in example_requests) - min(start for start, _, _ in example_requests)
 print(f"throughput {sum(n for *_, n in example_requests) / window_s:.0f} tok/s")
-print(f"each user sees {40 / 4:.0f} tok/s; over the added durations it would be {80 / 8:.0f} tok/s")
+print(f"each user sees {40 / 4:.0f} tok/s; dividing by the sum of the durations would give {80 / 8:.0f} tok/s")
 
 # %% [markdown] exercise="12.3" title="A ratio of throughputs" minutes=15 difficulty=3 version=1
 # ### Exercise 12.3 · A ratio of throughputs
 #
 # *15 minutes · difficulty 3 of 5 · why it matters: this is the number in every headline about an engine.*
 #
-# `a_rounds` and `b_rounds` are lists of rounds, a round is a list of requests `(start_s, end_s, num_tokens)`. Round i of A
-# ran beside round i of B. Return `(ratio, low, high)`: the throughput of A over that of B, with its 95 % interval over the
-# pairs. `stats.compare` of lab 01 is allowed; look at its argument `better`.
+# `a_rounds` and `b_rounds` are lists of rounds; a round is a list of requests `(start_s, end_s, num_tokens)`. Round i
+# of A ran next to round i of B. Return `(ratio, low, high)`: the throughput of A over that of B, with its 95 % interval
+# over the pairs. You may use `stats.compare` from lab 01; look at its argument `better`.
 #
 # <details><summary>Hint 1</summary>
 #
-# Write a small function for the throughput of one round, and make two lists with it.
+# Write a small function for the throughput of one round, and use it to build two lists.
 #
 # </details>
 #
@@ -222,7 +224,7 @@ print(f"each user sees {40 / 4:.0f} tok/s; over the added durations it would be 
 
 # %% solution="12.3"
 def compare_throughput(a_rounds, b_rounds):
-    """Return (ratio of A's throughput over B's, low, high) over paired rounds of (start, end, tokens) requests."""
+    """Return (throughput of A over that of B, low, high) over paired rounds of (start, end, tokens) requests."""
     ### BEGIN SOLUTION
     rates = []
     for rounds in (a_rounds, b_rounds):
@@ -240,21 +242,21 @@ check("12.3", compare_throughput)
 # %% [markdown]
 # ## 4 · Three servers, one kind of work
 #
-# Three engines answer, each in a process of its own, with **one thread plan** for all (one arithmetic thread, sleeping
+# Three engines answer, each in its own process, with **the same thread plan** for all (one compute thread, which sleeps
 # while it waits):
 #
-# - **naive**: Transformers' `generate`, one request after another; who comes second waits;
-# - **batched**: the same `generate` on a *static batch*: requests that wait are put together, padded to the longest prompt,
+# - **naive**: Transformers' `generate`, one request after another; later requests wait;
+# - **batched**: the same `generate` on a *static batch*: waiting requests are combined, padded to the longest prompt,
 #   and run until the longest answer is done;
 # - **vLLM**: *continuous batching* (requests join and leave at every step), a paged KV cache, and a prefix cache.
 #
 # Three workloads show where a gain can come from:
 #
-# | workload | what it is | who should like it |
+# | workload | what it is | what should benefit |
 # | --- | --- | --- |
-# | equal | equal lengths, all there at the start | the static batch: no row is wasted |
-# | mixed | lognormal lengths, arriving over time | the engine: nobody waits for the longest |
-# | shared | long prompts that begin alike | the prefix cache: the beginning is read once |
+# | equal | equal lengths, all requests there at the start | the static batch: no row is wasted |
+# | mixed | lognormal lengths, arriving over time | the engine: nobody waits for the longest answer |
+# | shared | long prompts that begin with the same tokens | the prefix cache: the beginning is read once |
 
 # %%
 NUM_REQUESTS, OUTPUT, SHARED = choose_by_budget(learner=(12, 48, 512), ci=(6, 24, 384))
@@ -268,13 +270,13 @@ DRAWS = {
     ),
 }
 MODES = {"naive": "transformers-naive", "batched": "transformers-batched", "vllm": "vllm"}
-OPTIONS = {} if machine.gpus else {"dtype": "float32"}  # float32: then the engines can be held to the same tokens
+OPTIONS = {} if machine.gpus else {"dtype": "float32"}  # float32, so that the engines can be compared token by token
 
 # %% [markdown]
 # ### Predict before you measure
 #
-# On the *mixed* workload, all requests arrive faster than the naive server can answer. How many times the throughput of
-# naive Transformers will vLLM reach on your machine? (1 means: the same.)
+# On the *mixed* workload, requests arrive faster than the naive server can answer. How many times the throughput of
+# naive Transformers will vLLM reach on your machine? (1 means the same throughput.)
 
 # %% solution="12.p1"
 ### BEGIN SOLUTION stub: predict("12.p1", None, unit="x")
@@ -282,37 +284,37 @@ predict("12.p1", 3, unit="x")
 ### END SOLUTION
 
 # %% [markdown]
-# The next two cells start the servers and say how long each took. On two cores vLLM takes 30 to 60 seconds. They stay up to
-# the end of the lab, because a start is no part of what we compare.
+# The next two cells start the servers and print how long each took. On two cores vLLM takes 30 to 60 seconds. The
+# servers keep running until the end of the lab, because start-up is not part of what we compare.
 
 # %%
 ARE_READY = all([ready("12.1"), ready("12.2"), ready("12.3")])
 
 
 def start(name):
-    share = {"gpu_memory_share": 0.5} if name == "vllm" else {}  # on a GPU vLLM would fill what the others need
+    share = {"gpu_memory_share": 0.5} if name == "vllm" else {}  # or vLLM takes the memory that the others need
     return servers.run_server(MODES[name], model=choice, **OPTIONS, **share)
 
 
 if ARE_READY:
-    with ThreadPoolExecutor() as pool:  # they may start side by side: only the measurement takes turns
+    with ThreadPoolExecutor() as pool:  # they may start at the same time: only measurements take turns
         engines = dict(zip(MODES, pool.map(start, MODES), strict=True))
 
 # %%
 if ARE_READY:
     for name, server in engines.items():
-        said = f"{name:<8} ready after {server.start_s:.0f} s, starts needed {server.start_attempts}, "
+        said = f"{name:<8} ready after {server.start_s:.0f} s, start attempts {server.start_attempts}, "
         print(said + f"holds {units.format_bytes(server.measure_memory()['pss_bytes'])}")
     plans = [server.to_dict()["thread_plan"] for server in engines.values()]
     print("one thread plan for all:", all(plan == plans[0] for plan in plans), plans[0])
 
 # %% [markdown]
-# Prompts are cut from real Python code. **Each run gets a part of the text that no other run has seen**, but for the
-# engines of one round, which get the same one. Why this matters is section 6.
+# Prompts are cut from real Python code. **Each run gets a part of the text that no other run has seen**, except that
+# all engines in one round get the same part. Section 6 shows why this matters.
 
 # %%
 if ARE_READY:
-    shipped = find_course_root() / "data" / "models" / "python-2m"  # a random model has no words of its own
+    shipped = find_course_root() / "data" / "models" / "python-2m"  # a random model has no tokenizer of its own
     folder = shipped if choice.source == "random" else find_course_root() / choice.path_or_id
     Tokenizer = import_module("tokenizers").Tokenizer
     local = Tokenizer.from_file(str(folder / "tokenizer.json")) if folder.is_dir() else None
@@ -328,10 +330,10 @@ if ARE_READY:
     print(f"{len(ids)} tokens of held-out code, enough for {len(ids) // 3000} runs")
 
 # %% [markdown]
-# **Do they say the same?** Same weights and greedy: so the same tokens should come out. Not quite: the engines add numbers
-# up in different orders, and where two words are nearly equally likely, the last bit decides. The course's rule: both
-# compute in float32, and a first difference is excused only where a float64 run puts the two best logits less than
-# $10^{-4}$ apart. Excuses are counted.
+# **Do they return the same text?** With the same weights and greedy sampling you would expect the same tokens. Not
+# quite: the engines add up numbers in different orders, and when two tokens are almost equally likely, the last bit
+# decides. The rule of this course: both engines compute in float32, and a first difference is excused only if a float64
+# run puts the two best logits less than $10^{-4}$ apart. Excuses are counted.
 
 # %%
 if ARE_READY:
@@ -342,7 +344,7 @@ if ARE_READY:
     }
     tie_gap = agreement.load_tie_gap(choice)
     has_rule = choice.source != "random" and not machine.gpus
-    print("" if has_rule else "16 bits, or random weights, which are others in each engine: the rule is for neither")
+    print("" if has_rule else "16 bits, or random weights, which differ in each engine: the rule does not apply")
     for name in ("batched", "vllm") if has_rule else ():
         found = agreement.check_agreement(said["naive"], said[name], prompts=asked, tie_gap=tie_gap)
         print(agreement.format_agreement(found, names=("naive", name)))
@@ -350,8 +352,9 @@ if ARE_READY:
 # %% [markdown]
 # ### Measure
 #
-# Warm-up first, with requests of its own. Then rounds: in each, every workload goes to each engine once, and who begins
-# changes from round to round. The client checks the server's token counts of every single request against what was asked.
+# First the warm-up, with requests of its own. Then the rounds: in each round every workload goes to each engine once,
+# and the engine that goes first changes from round to round. The client checks the server's token counts for every
+# single request against what was requested.
 
 # %%
 if ARE_READY:
@@ -370,13 +373,13 @@ if ARE_READY:
                 runs[kind, name].append(run_workload(engines[name], drawn[kind][-1].measured))
 
 # %% [markdown]
-# Was it the same work? Your `what_differs` judges every pair of runs:
+# Was it the same work? Your `what_differs` checks every pair of runs:
 
 # %%
 if ARE_READY:
 
     def describe(name, run):
-        sizes = {k: (one.num_prompt_tokens, one.num_output_tokens) for k, one in enumerate(run.requests)}
+        sizes = {k: (one.num_prompt_tokens, one.num_output_tokens) for k, one in enumerate(run.records)}
         dtype = engines[name].to_dict()["settings"]["dtype"]
         return {"dtype": dtype, "sampling": {"temperature": 0}, "requests": sizes}
 
@@ -388,8 +391,8 @@ if ARE_READY:
     print(f"{len(found)} pairs of runs; what differs:", [one for one in found if one] or "nothing, it is the same work")
 
 # %% [markdown]
-# **The control.** One server under two names, in turns, each time with fresh prompts of equal lengths: this should *not*
-# help.
+# **The control.** One server under two names, taking turns, each time with new prompts of equal lengths: this should
+# *not* make a difference.
 
 # %%
 if ARE_READY:
@@ -404,29 +407,30 @@ if ARE_READY:
 # %% [markdown]
 # ### The record
 #
-# Every request's latencies, computed by your `stream_metrics`, and every run's throughput go into one record, beside the
-# settings of the engines, their versions, the thread plan, the workloads and the hit rates of the prefix cache.
+# One record holds the latencies of every request, computed by your `stream_metrics`, and the throughput of every run,
+# together with the settings of the engines, their versions, the thread plan, the workloads and the hit rates of the
+# prefix cache.
 
 # %%
 if ARE_READY:
     samples = {"vllm_again_tok_per_s": twins["again"], "vllm_twin_tok_per_s": twins["vllm"]}
     for (kind, name), some in runs.items():
-        seen = [[stream_metrics(one.sent_s, one.chunks) for one in run.requests] for run in some]
+        seen = [[stream_metrics(one.sent_s, [chunk[:2] for chunk in one.chunks]) for one in run.records] for run in some]
         for place, metric in enumerate(("ttft_s", "tpot_s", "e2e_s")):
             per_run = [[one[place] for one in run if one[place] is not None] for run in seen]
             samples[f"{kind}_{name}_{metric}"] = [value for run in per_run for value in run]
             samples[f"{kind}_{name}_run_{metric}"] = [stats.summarize(run).p50 for run in per_run]
         samples[f"{kind}_{name}_tok_per_s"] = [run.tok_per_s for run in some]
         samples[f"{kind}_{name}_middle_tok_per_s"] = [run.middle_tok_per_s for run in some]
-        samples[f"{kind}_{name}_peak_bytes"] = [run.peak_memory_bytes for run in some]
+        samples[f"{kind}_{name}_peak_bytes"] = [run.sampling.peak_memory_bytes for run in some]
     for kind, base in (("mixed", "naive"), ("equal", "batched"), ("equal", "naive"), ("shared", "naive")):
         pairs = zip(samples[f"{kind}_vllm_tok_per_s"], samples[f"{kind}_{base}_tok_per_s"], strict=True)
         samples[f"{kind}_vllm_over_{base}_ratio"] = [a / b for a, b in pairs]
 
 # %%
 if ARE_READY:
-    hits = {kind: [run.hit_fraction for run in runs[kind, "vllm"]] for kind in DRAWS}
-    late_s = max(one.lag_s for some in runs.values() for run in some for one in run.requests)
+    hits = {kind: [run.sampling.hit_fraction for run in runs[kind, "vllm"]] for kind in DRAWS}
+    late_s = max(one.lag_s for some in runs.values() for run in some for one in run.records)
     settings = {
         "engines": {name: server.to_dict() for name, server in engines.items()},
         "workloads": {kind: [one.to_dict() for one in drawn[kind]] for kind in DRAWS},
@@ -435,15 +439,14 @@ if ARE_READY:
         "window": "whole run, first request sent to last token; middle: the middle half of it",
     }  # fmt: skip
     record = save_record("12", "engines", model=choice, samples=samples, settings=settings)
-    print(f"saved as {record.id}; the client sent no request later than {units.format_seconds(late_s)} after its time")
+    print(f"saved as {record.id}; the client sent no request more than {units.format_seconds(late_s)} late")
 
 # %% [markdown]
 # ## 5 · What came out
 #
-# The geometric mean over the rounds with its 95 % interval (t, over runs, on the log scale as in lab 01; for latencies each
-# run gives its median first). Memory is
-# the largest reading over all processes of an engine, in the machine's memory: vLLM **reserves** its KV cache on purpose
-# (1 GiB here) and brings three processes.
+# The table shows the geometric mean over the rounds with its 95 % interval (t, over runs, on the log scale as in lab
+# 01; for latencies, over the median of each run). Memory is the largest reading of main memory, summed over
+# all processes of an engine: vLLM **reserves** its KV cache on purpose (1 GiB here) and runs three processes.
 
 # %%
 if ARE_READY:
@@ -479,14 +482,15 @@ if ARE_READY:
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# Three comparisons, each in pairs of rounds, and the prefix cache of vLLM as it counts itself (prompt tokens found over
-# prompt tokens looked up). With the equal and mixed workloads nothing can be found: no two prompts begin alike.
+# Three comparisons, each in pairs of rounds, and the hit rate of vLLM's prefix cache by its own counters (prompt tokens
+# found over prompt tokens looked up). The equal and mixed workloads cannot have hits, because no two prompts begin with
+# the same tokens.
 
 # %%
 if ARE_READY:
     for kind in DRAWS:
         for a, b in (("batched", "naive"), ("vllm", "batched"), ("vllm", "naive")):
-            rounds = [[[(r.sent_s, r.end_s, r.num_output_tokens) for r in run.requests] for run in runs[kind, name]]
+            rounds = [[[(r.sent_s, r.chunks[-1].at_s, r.num_output_tokens) for r in run.records] for run in runs[kind, name]]
                       for name in (a, b)]  # fmt: skip
             ratio, low, high = compare_throughput(*rounds)
             print(f"{kind:<8}{a:<8} over {b:<8} {ratio:.3g} ({low:.3g} to {high:.3g})")
@@ -495,22 +499,24 @@ if ARE_READY:
 # %% [markdown] exercise="12.4" title="The verdict" minutes=12 difficulty=2 version=1
 # ### Exercise 12.4 · The verdict
 #
-# *12 minutes · difficulty 2 of 5 · why it matters: a headline number must follow from stored samples, or it is a rumour.*
+# *12 minutes · difficulty 2 of 5 · why it matters: a headline number must follow from stored samples; otherwise it is a
+# rumour.*
 #
-# Write `read_verdict(record)`: from the samples of a record like yours, vLLM against **naive** Transformers on the **mixed**
-# workload (keys `mixed_vllm_tok_per_s` and `mixed_naive_tok_per_s`, one sample per round). Return a dict with the keys
-# `record` (its id), `ratio`, `low`, `high` (throughput of vLLM over naive, 95 % interval over paired rounds) and `verdict`:
-# `"faster"`, `"slower"` or `"cannot tell"`. The check uses made-up records, and then recomputes your own.
+# Write `read_verdict(record)`: from the samples of a record like yours, compare vLLM with **naive** Transformers on the
+# **mixed** workload (keys `mixed_vllm_tok_per_s` and `mixed_naive_tok_per_s`, one sample per round). Return a dict with
+# the keys `record` (its id), `ratio`, `low`, `high` (throughput of vLLM over naive, 95 % interval over paired rounds)
+# and `verdict`: `"faster"`, `"slower"` or `"cannot tell"`. The check uses made-up records first, and then recomputes
+# your own.
 #
 # <details><summary>Hint 1</summary>
 #
-# `record.id` and `record.samples["mixed_vllm_tok_per_s"]` are there. Which of the two is A?
+# You need `record.id` and `record.samples["mixed_vllm_tok_per_s"]`. Which of the two engines is A?
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# The object that `stats.compare(..., better="higher")` returns has a `verdict`, too.
+# The object that `stats.compare(..., better="higher")` returns also has a `verdict`.
 #
 # </details>
 
@@ -532,11 +538,12 @@ check("12.4", read_verdict)
 # %% [markdown]
 # ### Why 14 to 24 and 1.9 are both true
 #
-# The first number comes from lengths drawn from real chats (very mixed), against Transformers, which pads a batch to its
-# longest prompt and keeps it until its longest answer is done, on a GPU whose memory the engine fills with far more requests
-# at once. The second was measured against *large* batches of **equal** lengths, 128 in and 128 out: there nobody is padded
-# and nobody waits, and what is left is kernels and overhead. The ratio is a property of the **workload and the baseline** as
-# much as of the engine. Your three workloads and two baselines are the same experiment in small.
+# The first number comes from lengths drawn from real chats (very mixed), compared with Transformers, which pads a batch
+# to its longest prompt and runs it until its longest answer is done, on a GPU whose memory the engine fills with far more
+# requests at once. The second was measured against *large* batches of **equal** lengths, 128 in and 128 out: there is
+# no padding and no waiting, and what is left is kernels and overhead. The ratio is a property of the
+# **workload and the baseline** as much as of the engine. Your three workloads and two baselines are the same experiment
+# on a small scale.
 
 # %%
 mine = record if ARE_READY else None
@@ -546,12 +553,13 @@ for claim, key in (("vllm-over-hf-mixed", "mixed_vllm_over_naive_ratio"),
     print()
 
 # %% [markdown]
-# **Not comparable** as they stand: a small model on a processor is bound by the cost of a *step*, not by reading weights,
-# and vLLM's step costs more (a scheduler, three processes, messages between them). With one request at a time plain
-# Transformers may even win here. On a GPU with a large model the step is long and this cost is small.
+# **Not comparable** as they stand: the speed of a small model on a CPU is limited by the cost of a *step*, not by
+# reading weights, and a step costs more in vLLM (a scheduler, three processes, messages between them). With one request
+# at a time, plain Transformers may even win here. On a GPU with a large model a step takes long, and this cost is
+# small.
 #
-# **What needs a GPU.** How many kernels each engine launches per token, how long the GPU idles between them, and what CUDA
-# graphs change, cannot be seen on a processor. A run recorded on a GPU belongs here:
+# **What needs a GPU.** A CPU cannot show how many kernels each engine launches per token, how long the GPU idles
+# between them, and what CUDA graphs change. A run recorded on a GPU belongs here:
 
 # %%
 print(published.format_comparison(published.load_claim("vllm-gpu-share"), lab="12", name="kernels", key="gpu_busy_fraction"))
@@ -560,9 +568,9 @@ print("kernel count, idle share and launch pattern of both engines: not recorded
 # %% [markdown]
 # ## 6 · Break it: the warm prefix cache
 #
-# Here is a benchmark with one believable mistake: it warms up *with the prompts that it will measure*. vLLM keeps the KV
-# cache of prompts that it has read, so the measured run skips most of its prefill. The right version warms up with prompts of
-# the same size from another part of the text. Both run in turns on the same server.
+# Here is a benchmark with one believable mistake: it warms up *with the prompts that it will measure*. vLLM keeps the
+# KV cache of prompts that it has read, so the measured run skips most of its prefill. The right version warms up with
+# prompts of the same size from another part of the text. The two versions take turns on the same server.
 
 # %%
 if ARE_READY:
@@ -576,29 +584,30 @@ if ARE_READY:
             run_workload(engines["vllm"], work.measured if plan == "wrong" else work.warmup)
             run = run_workload(engines["vllm"], work.measured)
             plans[plan].append(run)
-            found[plan].append(run.hit_fraction)
+            found[plan].append(run.sampling.hit_fraction)
 
 # %%
 if ARE_READY:
     inflated = stats.compare(*([run.tok_per_s for run in plans[plan]] for plan in ("wrong", "right")), better="higher")
     for plan, some in plans.items():
-        ttft_s = stats.summarize([one.ttft_s for run in some for one in run.requests]).p50
+        ttft_s = stats.summarize([one.ttft_s for run in some for one in run.records]).p50
         share = 100 * sum(found[plan]) / NUM_ROUNDS
         print(f"{plan:<6} TTFT p50 {units.format_seconds(ttft_s)}; {share:.0f} % of the prompt tokens were in the cache")
     print(f"throughput, wrong over right: {inflated.ratio:.3g} ", end="")
     print(f"({inflated.interval.low:.3g} to {inflated.interval.high:.3g}), {inflated.verdict}")
 
 # %% [markdown]
-# **What you should see.** A gain that nobody earned, and counters that give it away: with a hit rate beside every number this
-# mistake cannot hide. A real workload may have shared beginnings, and then the gain is real (your *shared* workload): the
-# question is whether the benchmark has them because the users do, or because it asked twice.
+# **What you should see.** A gain that nobody earned, and counters that reveal it: with a hit rate beside every number,
+# this mistake cannot hide. A real workload may have shared prefixes, and then the gain is real (your *shared*
+# workload). The question is whether the benchmark has them because the users do, or because it sent the same prompts
+# twice.
 
 # %% [markdown]
 # ### A larger model, speed only
 #
-# The shipped model is so small that a step is mostly overhead. With `random:llama-140m` (random weights: right for speed,
-# useless for words) the weights begin to matter. This part runs with the learner's budget only; the first three servers end
-# before it, to give their memory back.
+# The shipped model is so small that a step is mostly overhead. With `random:llama-140m` (random weights: fine for
+# measuring speed, useless for text) the weights begin to matter. This part runs only with the learner's budget; the
+# first three servers stop before it, to free their memory.
 
 # %%
 IS_LONG = ARE_READY and choose_by_budget(learner=True, ci=False) and choice.source != "random"
@@ -638,12 +647,12 @@ if IS_LONG:
 # You saw three things:
 #
 # 1. a comparison needs the same requests, lengths, dtype and sampling, checked request by request;
-# 2. the gain of an engine has parts (batching at all, continuous batching, the prefix cache), and each workload shows
-#    another of them;
+# 2. the gain of an engine has parts (batching itself, continuous batching, the prefix cache), and each workload shows a
+#    different part;
 # 3. a ratio belongs to a workload and a baseline; without them it says nothing.
 #
-# One thing this does **not** show: what happens when requests arrive faster and faster. Throughput at one load is a point;
-# lab 13 and phase 3 draw the curve.
+# One thing this does **not** show: what happens when requests arrive faster and faster. Throughput at one load is a
+# single point; lab 13 and phase 3 draw the curve.
 
 # %%
 if ready("12.4") and ARE_READY:
@@ -654,15 +663,15 @@ if ready("12.4") and ARE_READY:
     print(f"{record.time[:10]}, record {record.id}")
 
 # %% [markdown]
-# **A finding, if you like** (not required): 80 to 300 words on what your three workloads say, citing your record's id. Every
-# number in it is checked against the record.
+# **A finding, if you like** (optional): 80 to 300 words on what your three workloads show, citing the id of your
+# record. Every number in it is checked against the record.
 
 # %%
 ### BEGIN SOLUTION stub: note("12", None)
 p50 = {key: values["p50"] for key, values in find_record(record.id).summary.items()}
-note("12", f"""In record {record.id} three servers did the same work: the same prompts as token ids, the same lengths, greedy, the
-same number format, one thread plan. On requests of mixed lengths that arrive over time, naive Transformers, which serves one
-after another, reached {p50["mixed_naive_tok_per_s"]:.3g} tok/s in the middle round, static batches
+note("12", f"""In record {record.id} three servers did the same work: the same prompts as token ids, the same lengths, greedy
+sampling, the same number format, one thread plan. On requests of mixed lengths that arrive over time, naive Transformers,
+which serves one request after another, reached {p50["mixed_naive_tok_per_s"]:.3g} tok/s in the median round, static batches
 {p50["mixed_batched_tok_per_s"]:.3g} and vLLM {p50["mixed_vllm_tok_per_s"]:.3g}; the ratio of vLLM over naive was
 {p50["mixed_vllm_over_naive_ratio"]:.3g}. On equal lengths vLLM over static batches was only
 {p50["equal_vllm_over_batched_ratio"]:.3g}: there a batch wastes nothing, and batching itself is the whole gain. On mixed
@@ -697,13 +706,13 @@ quiz("12.q4", 260)
 ### BEGIN SOLUTION stub: quiz("12.q5")
 quiz("12.q5", """I would ask what the baseline was and whether the work was the same: the requests, their prompt and
 output lengths, dtype and sampling, and whether the cache was warm with the measured prompts. Then I would run both on our
-own lengths and arrivals, in turns, several rounds, and report the ratio with its interval.""")  # fmt: skip
+own lengths and arrivals, taking turns for several rounds, and report the ratio with its interval.""")  # fmt: skip
 ### END SOLUTION
 
 # %% [markdown]
 # ## 8 · Done
 #
-# The servers are stopped (they would also have ended with the kernel). Nothing of them is left:
+# The servers are stopped (they would also have stopped with the kernel). Nothing is left of them:
 
 # %%
 if ARE_READY:

@@ -36,13 +36,14 @@ from importlib import import_module
 
 import numpy as np
 
-from labkit import memory, models, plots, published, regimes, servers, serving, stats, sweep, units, workload
+from labkit import memory, models, plots, published, regimes, servers, stats, sweep, units, workload
 from labkit.budget import choose_by_budget
 from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.checks.milestone import has_records
 from labkit.environment import load_lab_module
 from labkit.hardware import estimate_tier, probe_machine
-from labkit.plots.curves import plot_curves, plot_scaling
+from labkit.load.run import run_workload
+from labkit.plots import plot_curves, plot_scaling
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
@@ -324,9 +325,9 @@ def measure_clients(point):
     """Run one closed loop once."""
     sizes = {"num_requests": max(4, 2 * point["clients"]), "prompt_tokens": 64, "output_tokens": OUTPUT}
     work = workload.draw_equal_lengths(ids, **sizes, num_warmup=0, seed=next(drawn))
-    run = serving.run_workload(server, work.measured, num_clients=point["clients"])
-    means = {key: [np.mean([getattr(one, key) for one in run.requests])] for key in ("ttft_s", "tpot_s", "e2e_s")}
-    return means | {"req_per_s": [len(run.requests) / run.window_s], "tok_per_s": [run.tok_per_s]}
+    run = run_workload(server, work.measured, num_clients=point["clients"])
+    means = {key: [np.mean([getattr(one, key) for one in run.records])] for key in ("ttft_s", "tpot_s", "e2e_s")}
+    return means | {"req_per_s": [run.metrics.whole.request_per_s], "tok_per_s": [run.tok_per_s]}
 
 
 # %%

@@ -44,15 +44,13 @@ from labkit.checks import check, complete, note, predict, ready, reveal
 from labkit.environment import find_course_root
 from labkit.hardware import estimate_tier, probe_machine
 from labkit.load import client, formulas, virtual
-from labkit.load.logs import LoggedEvent, RequestLog, load_logs
+from labkit.load.formulas import StreamEvent, StreamLog, load_logs
 from labkit.load.report import format_report
 from labkit.load.run import run_load
-from labkit.load.schedules import draw_closed_plan, draw_open_plan, draw_session_plan
-from labkit.load.trace import TraceRow
-from labkit.plots.curves import plot_curves
-from labkit.plots.load import plot_waits
+from labkit.plots import plot_curves, plot_waits
 from labkit.quiz import quiz
 from labkit.results import find_record, load_records, save_record
+from labkit.workload import TraceRow, draw_closed_plan, draw_open_plan, draw_session_plan
 
 # %%
 machine = probe_machine()
@@ -841,8 +839,8 @@ if IS_LONG:
 # it at 0.2 s, the connection is open at 0.25 s, a role arrives at 0.3 s, content at 0.5 and 0.9 s.
 
 # %% tags=["nbval-check-output"]
-stream = (LoggedEvent(0.3, "empty"), LoggedEvent(0.5, "content", 1), LoggedEvent(0.9, "content", 4), LoggedEvent(0.9, "done"))
-made_up = RequestLog(0.0, 0.2, 0.25, 0.9, stream, 4)
+stream = (StreamEvent(0.3, "empty"), StreamEvent(0.5, "content", 1), StreamEvent(0.9, "content", 4), StreamEvent(0.9, "done"))
+made_up = StreamLog(0.0, 0.2, 0.25, 0.9, stream, 4)
 for tool in formulas.TOOLS:
     said = ", ".join(f"{word.upper()} {values[0]:.3f} s" for word, values in formulas.estimate_as(tool, [made_up]).items()
                      if word in ("ttft", "tpot", "itl"))  # fmt: skip
