@@ -15,8 +15,7 @@ from labkit.load.run import read_slo
 from labkit.load.verdict import check_client
 from labkit.load.virtual import SimulatedServer, format_answer, run_virtual
 from labkit.results import save_record
-from labkit.servers.fake import run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply
+from labkit.servers.fake import FakePlan, FakeReply, run_fake_inside
 
 pytestmark = pytest.mark.slow  # servers
 
@@ -64,7 +63,7 @@ def test_a_second_run_into_the_same_folder_is_an_error(capsys, server, tmp_path)
 
 
 def test_a_run_in_which_nothing_succeeds_has_another_exit_code(capsys, tmp_path):
-    with run_fake_inside(FakePlan(replies=(Reply(status=503),))) as server:
+    with run_fake_inside(FakePlan(replies=(FakeReply(status=503),))) as server:
         code, said = load(capsys, server.base_url, tmp_path)
     assert code == 1 and "INVALID" in said.out and "12 http 503" in said.out
 

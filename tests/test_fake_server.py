@@ -1,22 +1,20 @@
-"""labkit.servers.fake: every scripted thing arrives as scripted, on a real socket, and everything is counted."""
+"""labkit.servers.fake: everything arrives as scripted, on a real socket, and everything is counted."""
 
 import http.client
 import json
 import socket
 import statistics
-import threading
 import time
 from dataclasses import asdict
 
 import pytest
 
-from labkit.servers.fake import FakePlan, load_stats, run_fake_inside
-from labkit.servers.fake_script import Reply, Step
+from labkit.servers.fake import FakePlan, FakeReply, FakeStep, ReplyPlayer, run_fake_inside
 
 
 def connect(server):
     host, _, port = server.base_url.removeprefix("http://").partition(":")
-    return http.client.HTTPConnection(host, int(port), timeout=20)
+    return http.client.HTTPConnection(host, int(port), timeout=300)
 
 
 def post(server, *, path="/v1/completions", connection=None, **fields):
@@ -39,49 +37,60 @@ def events(server, **fields):
 
 
 def raw_bytes(server, **fields):
-    """Everything that comes back on a plain socket, with the instant of each piece."""
+    """Everything that comes back on a plain socket, with its HTTP framing."""
     host, _, port = server.base_url.removeprefix("http://").partition(":")
     body = json.dumps({"prompt": "a b", "max_tokens": 2, "stream": True, **fields}).encode()
     head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n\r\n"
-    pieces = []
-    with socket.create_connection((host, int(port)), timeout=20) as sock:
+    found = b""
+    with socket.create_connection((host, int(port)), timeout=300) as sock:
         sock.sendall(head.encode() + body)
         while data := sock.recv(65536):
-            pieces.append((time.monotonic(), data))
-    return pieces
+            found += data
+    return found
 
 
-def test_sixteen_tokens_come_at_their_instants():
-    """Case 1 of measurement.md, over a real socket: the best of three, because the host is shared."""
-    with run_fake_inside(FakePlan(ttft_s=0.1, itl_s=0.02)) as server:
-        errors = []
-        for _ in range(3):
-            times = [t for t, e in events(server, max_tokens=16) if isinstance(e, dict)]
-            assert len(times) == 16
-            errors.append(statistics.median(t - (0.1 + 0.02 * k) for k, t in enumerate(times)))
-    assert -0.002 < min(errors) < 0.05, errors  # never early; late only by what the host adds
+def chunks(data):
+    """The HTTP chunks of a raw answer."""
+    _, _, rest = data.partition(b"\r\n\r\n")
+    while rest:
+        size, _, rest = rest.partition(b"\r\n")
+        yield rest[: int(size, 16)]
+        rest = rest[int(size, 16) + 2 :]
 
 
-def test_a_late_event_does_not_delay_the_later_ones(monkeypatch):
-    """The instants are added up from the arrival: a server that wakes 5 ms late is 5 ms late, not 5 ms a token."""
-    from labkit.servers.fake_answer import Answer
+@pytest.mark.parametrize("late_s", [0.0, 0.005])
+def test_sixteen_tokens_are_due_at_their_times_and_never_early(monkeypatch, late_s):
+    """Case 1 of measurement.md. Times are added up from the arrival: a server that wakes up late delays no later event.
 
-    due, sleep_until = [], Answer._sleep_until
+    How late the events reach a client is a property of the machine: a benchmark measures it.
+    """
+    due, sleep_until = [], ReplyPlayer._sleep_until
 
-    async def wake_late(self, due_s):
+    async def wake_up_late(self, due_s):
         due.append(due_s)
         await sleep_until(self, due_s)
-        time.sleep(0.005)
+        time.sleep(late_s)
 
-    monkeypatch.setattr(Answer, "_sleep_until", wake_late)
-    with run_fake_inside(FakePlan(ttft_s=0.0, itl_s=0.01)) as server:
-        events(server, max_tokens=20)
-    assert [b - a for a, b in zip(due[:-2], due[1:-1], strict=True)] == pytest.approx([0.01] * 19)
+    monkeypatch.setattr(ReplyPlayer, "_sleep_until", wake_up_late)
+    with run_fake_inside(FakePlan(ttft_s=0.1, itl_s=0.02)) as server:
+        times = [t for t, e in events(server, max_tokens=16) if isinstance(e, dict)]
+        stats = server.stats()
+    schedule = [0.1 + 0.02 * k for k in range(16)]
+    assert [at - stats["arrivals_s"][0] for at in due[:16]] == pytest.approx(schedule)
+    assert len(times) == len(stats["lateness_s"]) == 16
+    assert all(t >= at for t, at in zip(times, schedule, strict=True))
+    assert min(stats["lateness_s"]) >= late_s
 
 
 def test_a_role_a_comment_and_usage_carry_no_content():
-    steps = (Step("role", 0.0), Step("comment"), Step("text", 0.02, "hi", 2), Step("usage"), Step("done"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
+    steps = (
+        FakeStep("role", 0.0),
+        FakeStep("comment"),
+        FakeStep("text", 0.02, "hi", 2),
+        FakeStep("usage"),
+        FakeStep("done"),
+    )
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         found = [
             e for _, e in events(server, path="/v1/chat/completions", messages=[{"role": "user", "content": "a b"}])
         ]
@@ -93,9 +102,9 @@ def test_a_role_a_comment_and_usage_carry_no_content():
     assert found[4] == "data: [DONE]"
 
 
-def test_reasoning_comes_in_a_field_of_its_own():
-    steps = (Step("reasoning", 0, "hm"), Step("text", 0, "yes"), Step("done"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
+def test_reasoning_has_its_own_field():
+    steps = (FakeStep("reasoning", 0, "hm"), FakeStep("text", 0, "yes"), FakeStep("done"))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         found = [e for _, e in events(server, path="/v1/chat/completions", messages=[])]
     assert [e["choices"][0]["delta"] for e in found[:2]] == [{"reasoning_content": "hm"}, {"content": "yes"}]
 
@@ -112,8 +121,10 @@ def test_usage_comes_only_when_asked_for():
 
 @pytest.mark.parametrize("retry_after_s", [None, 1.5])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_refusal_has_its_status_and_says_when_to_come_back_or_not(status, retry_after_s):
-    with run_fake_inside(FakePlan(replies=(Reply(status=status, retry_after_s=retry_after_s), Reply()))) as server:
+def test_a_refusal_has_its_status_and_retry_after_only_where_planned(status, retry_after_s):
+    with run_fake_inside(
+        FakePlan(replies=(FakeReply(status=status, retry_after_s=retry_after_s), FakeReply()))
+    ) as server:
         connection = connect(server)
         refused = post(server, connection=connection)
         assert refused.status == status
@@ -123,16 +134,16 @@ def test_a_refusal_has_its_status_and_says_when_to_come_back_or_not(status, retr
         assert server.stats()["num_refused"] == 1
 
 
-def test_an_error_event_comes_inside_a_stream_that_began_well():
-    steps = (Step("text", 0, "a"), Step("error", 0, "out of memory"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
+def test_an_error_event_comes_inside_a_stream_that_began_with_200():
+    steps = (FakeStep("text", 0, "a"), FakeStep("error", 0, "out of memory"))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         found = [e for _, e in events(server)]
     assert found[1]["error"]["message"] == "out of memory"
 
 
 def test_a_reset_cuts_the_connection_in_the_middle_of_the_stream():
-    steps = (Step("text", 0, "a"), Step("reset", 0.05))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
+    steps = (FakeStep("text", 0, "a"), FakeStep("reset", 0.05))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         with pytest.raises((ConnectionResetError, http.client.IncompleteRead)):
             post(server, stream=True).read()
         with pytest.raises(ConnectionResetError):  # RST, not an orderly end
@@ -141,35 +152,34 @@ def test_a_reset_cuts_the_connection_in_the_middle_of_the_stream():
 
 
 def test_a_stall_writes_nothing_more_and_a_client_that_leaves_is_counted():
-    steps = (Step("text", 0, "a"), Step("stall"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
+    steps = (FakeStep("text", 0, "a"), FakeStep("stall"))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
         connection = connect(server)
         response = post(server, connection=connection, stream=True)
         assert b'"a"' in response.readline()
-        connection.sock.settimeout(0.3)
         response.readline()
+        connection.sock.settimeout(0.3)
         with pytest.raises(TimeoutError):
             response.readline()
         response.close()
         connection.close()
-        wait_until(lambda: server.stats()["num_disconnected"] == 1)
-        assert server.stats()["num_open"] == 0
+        wait_until(lambda: server.stats()["num_disconnected"] == 1 and server.stats()["num_open"] == 0)
 
 
-def test_half_a_character_arrives_alone_and_the_other_half_with_the_next_step():
-    steps = (Step("half", 0, "na\u00efve"), Step("text", 0.1, "!"), Step("done"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps),))) as server:
-        pieces = raw_bytes(server)
-        whole = b"".join(data for _, data in pieces)
-        cut = whole.index("\u00ef".encode()[:1])
-        first = b"".join(data for at, data in pieces if at < pieces[-1][0] - 0.05)
-        assert first.rstrip().endswith("\u00ef".encode()[:1])
-        assert whole[cut + 1 :].lstrip(b"\r\n0123456789abcdef").startswith("\u00ef".encode()[1:])
+def test_half_a_character_is_sent_alone_and_the_other_half_with_the_next_step():
+    steps = (FakeStep("half", 0, "na\u00efve"), FakeStep("text", 0, "!"), FakeStep("done"))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps),))) as server:
+        half, rest, event, *_ = chunks(raw_bytes(server))
+        assert half.endswith(b"na" + "\u00ef".encode()[:1])
+        assert rest.startswith("\u00ef".encode()[1:] + b"ve")
+        assert b'"!"' in event
         assert [e["choices"][0]["text"] for _, e in events(server) if isinstance(e, dict)] == ["na\u00efve", "!"]
 
 
 def test_half_a_character_and_then_a_reset_never_sends_the_other_half():
-    with run_fake_inside(FakePlan(replies=(Reply((Step("half", 0, "\u00ef"), Step("reset", 0.05))),))) as server:
+    with run_fake_inside(
+        FakePlan(replies=(FakeReply((FakeStep("half", 0, "\u00ef"), FakeStep("reset", 0.05))),))
+    ) as server:
         with pytest.raises((ConnectionResetError, http.client.IncompleteRead)) as caught:
             post(server, stream=True).read()
         partial = getattr(caught.value, "partial", b"")
@@ -177,16 +187,16 @@ def test_half_a_character_and_then_a_reset_never_sends_the_other_half():
 
 
 def test_carriage_returns_and_raw_bytes_are_sent_as_scripted():
-    steps = (Step("text", 0, "a"), Step("raw", 0, "event: x\r\n\r\n"), Step("done"))
-    with run_fake_inside(FakePlan(replies=(Reply(steps, newline="\r\n"),))) as server:
-        whole = b"".join(data for _, data in raw_bytes(server))
+    steps = (FakeStep("text", 0, "a"), FakeStep("raw", 0, "event: x\r\n\r\n"), FakeStep("done"))
+    with run_fake_inside(FakePlan(replies=(FakeReply(steps, newline="\r\n"),))) as server:
+        whole = raw_bytes(server)
     assert b"}\r\n\r\n" in whole
     assert b"event: x\r\n\r\n" in whole
     assert b"[DONE]\r\n\r\n" in whole
 
 
 def test_a_script_is_chosen_by_the_number_of_the_request():
-    plan = FakePlan(replies=(Reply((Step("text", 0, "one"),)), Reply((Step("text", 0, "two"),))))
+    plan = FakePlan(replies=(FakeReply((FakeStep("text", 0, "one"),)), FakeReply((FakeStep("text", 0, "two"),))))
     with run_fake_inside(plan) as server:
         texts = [events(server)[0][1]["choices"][0]["text"] for _ in range(3)]
     assert texts == ["one", "two", "one"]
@@ -194,7 +204,7 @@ def test_a_script_is_chosen_by_the_number_of_the_request():
 
 def test_several_tokens_in_one_event_keep_the_total_time():
     one, three = FakePlan(), FakePlan(tokens_per_chunk=3)
-    steps = [list(p.script(0, num_prompt_tokens=5, num_tokens=7)) for p in (one, three)]
+    steps = [list(p.draw_steps(0, num_prompt_tokens=5, num_tokens=7)) for p in (one, three)]
     assert [s.num_tokens for s in steps[1] if s.kind == "text"] == [3, 3, 1]
     assert sum(s.delay_s for s in steps[0]) == pytest.approx(0.1 + 6 * 0.02)
     assert sum(s.delay_s for s in steps[1]) == pytest.approx(0.1 + 6 * 0.02)
@@ -203,50 +213,54 @@ def test_several_tokens_in_one_event_keep_the_total_time():
 @pytest.mark.slow
 def test_service_times_have_the_stated_mean_and_variation_and_depend_on_seed_and_number_only():
     plan = FakePlan(ttft_s=0.2, itl_s=0.01, cv=0.5, seed=11)
-    first = [next(plan.script(k, num_prompt_tokens=1, num_tokens=1)).delay_s for k in range(20_000)]
+    first = [next(plan.draw_steps(k, num_prompt_tokens=1, num_tokens=1)).delay_s for k in range(20_000)]
     assert statistics.mean(first) == pytest.approx(0.2, rel=0.02)
     assert statistics.stdev(first) / statistics.mean(first) == pytest.approx(0.5, rel=0.04)
-    assert first[17] == next(plan.script(17, num_prompt_tokens=1, num_tokens=9)).delay_s
+    assert first[17] == next(plan.draw_steps(17, num_prompt_tokens=1, num_tokens=9)).delay_s
     assert (
-        first[17] != next(FakePlan(ttft_s=0.2, cv=0.5, seed=12).script(17, num_prompt_tokens=1, num_tokens=1)).delay_s
+        first[17]
+        != next(FakePlan(ttft_s=0.2, cv=0.5, seed=12).draw_steps(17, num_prompt_tokens=1, num_tokens=1)).delay_s
     )
 
 
-def test_a_longer_prompt_takes_longer_to_the_first_token():
+def test_a_longer_prompt_delays_the_first_token():
     plan = FakePlan(ttft_s=0.2, prompt_token_s=0.001)
-    assert next(plan.script(0, num_prompt_tokens=300, num_tokens=1)).delay_s == pytest.approx(0.5)
+    assert next(plan.draw_steps(0, num_prompt_tokens=300, num_tokens=1)).delay_s == pytest.approx(0.5)
 
 
 def test_a_slowdown_of_ten_percent_is_ten_percent_of_every_time():
     base = FakePlan(ttft_s=0.2, itl_s=0.01, prompt_token_s=0.001, cv=0.3, seed=2)
     slow = FakePlan(**{**asdict(base), "replies": (), "slowdown": 1.1})
-    pairs = zip(*(p.script(4, num_prompt_tokens=30, num_tokens=20) for p in (base, slow)), strict=True)
+    pairs = zip(*(p.draw_steps(4, num_prompt_tokens=30, num_tokens=20) for p in (base, slow)), strict=True)
     for fast_step, slow_step in pairs:
         assert slow_step.delay_s == pytest.approx(1.1 * fast_step.delay_s)
 
 
-def test_requests_beyond_the_limit_wait_in_order_and_concurrency_is_counted():
-    plan = FakePlan(ttft_s=0.1, itl_s=0, max_concurrency=3)
+def test_requests_beyond_the_limit_wait_and_concurrency_is_counted():
+    """Three requests take every place until their clients leave; six more wait until one of the three leaves."""
+    held, short = FakeReply((FakeStep("stall"),)), FakeReply((FakeStep("text", 0, "x"), FakeStep("done")))
+    plan = FakePlan(replies=(held,) * 3 + (short,) * 6, max_concurrency=3)
     with run_fake_inside(plan) as server:
-        threads = [threading.Thread(target=lambda: post(server, max_tokens=1).read()) for _ in range(9)]
-        begin = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        took_s = time.monotonic() - begin
+        connections = [connect(server) for _ in range(9)]
+        for number, connection in enumerate(connections):
+            connection.request("POST", "/v1/completions", json.dumps({"prompt": [number], "stream": True}))
+            wait_until(lambda number=number: server.stats()["num_open"] == number + 1)
         stats = server.stats()
-    assert stats["max_running"] == 3
-    assert stats["max_open"] > 3
-    assert stats["num_completed"] == 9
-    assert took_s >= 0.299  # three waves of 100 ms
+        assert (stats["num_running"], stats["num_completed"]) == (3, 0)
+        connections[0].close()  # the six go through this place one after the other, in the order of their arrival
+        for connection in connections[3:]:
+            assert connection.getresponse().read().endswith(b"[DONE]\n\n")
+        wait_until(lambda: server.stats()["num_open"] == 2)
+        stats = server.stats()
+    assert (stats["max_running"], stats["max_open"], stats["num_completed"]) == (3, 9, 6)
+    assert stats["num_disconnected"] == 1
 
 
 def test_every_prompt_and_arrival_is_kept():
     with run_fake_inside(FakePlan(ttft_s=0, itl_s=0)) as server:
         for prompt in ([5, 6], "some text here"):
             post(server, prompt=prompt, max_tokens=3).read()
-        stats = load_stats(server)
+        stats = server.stats()
     assert stats["prompts"] == [[5, 6], "some text here"]
     assert stats["num_prompt_tokens"] == 5
     assert stats["num_output_tokens"] == 6
@@ -263,13 +277,10 @@ def test_a_whole_answer_has_text_and_usage():
 
 
 def test_a_slow_start_is_unhealthy_until_its_time():
-    with run_fake_inside(FakePlan(start_delay_s=0.3)) as server:
-        connection = connect(server)
-        connection.request("GET", "/health")
-        response = connection.getresponse()
-        response.read()
-        assert response.status == 503
-        wait_until(lambda: get(server, "/health")[0] == 200)
+    with run_fake_inside(FakePlan(start_delay_s=3600)) as server:
+        assert get(server, "/health")[0] == 503
+        server._start_s -= 3600  # an hour passes
+        assert get(server, "/health")[0] == 200
 
 
 def test_unknown_paths_and_broken_requests_are_answered():
@@ -284,12 +295,14 @@ def test_unknown_paths_and_broken_requests_are_answered():
 
 
 def test_a_plan_survives_json_and_refuses_what_it_does_not_know():
-    plan = FakePlan(replies=(Reply((Step("half", 0.5, "\u00ef", 2),), retry_after_s=2),), cv=0.2, max_concurrency=4)
+    plan = FakePlan(
+        replies=(FakeReply((FakeStep("half", 0.5, "\u00ef", 2),), retry_after_s=2),), cv=0.2, max_concurrency=4
+    )
     assert FakePlan.from_json(json.dumps(asdict(plan))) == plan
     with pytest.raises(TypeError):
         FakePlan.from_json('{"speed": 3}')
     with pytest.raises(ValueError, match="unknown"):
-        Step("sing")
+        FakeStep("sing")
 
 
 def test_nothing_listens_after_the_end():
@@ -307,8 +320,8 @@ def get(server, path):
     return response.status, response.read().decode()
 
 
-def wait_until(is_true, *, limit_s=10.0):
+def wait_until(is_true, *, limit_s=300.0):
     deadline = time.monotonic() + limit_s
     while not is_true():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
+        assert time.monotonic() < deadline, f"it did not happen in {limit_s:.0f} s"
+        time.sleep(0.01)

@@ -20,8 +20,7 @@ from labkit.load.records import load_requests
 from labkit.load.report import format_report, save_report
 from labkit.load.run import run_load
 from labkit.load.transport import HttpTransport
-from labkit.servers.fake import run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.servers.fake import FakePlan, FakeReply, FakeStep, run_fake_inside
 from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow  # servers
@@ -47,10 +46,10 @@ def send(url, plan=None, *, target=None, **options):
 
 
 def reply(*steps, **options):
-    return FakePlan(replies=(Reply(tuple(steps), **options),))
+    return FakePlan(replies=(FakeReply(tuple(steps), **options),))
 
 
-WORD = Step("text", 0.005, "é")
+WORD = FakeStep("text", 0.005, "é")
 
 
 def test_a_good_server_over_kept_connections():
@@ -85,17 +84,17 @@ def test_a_host_that_does_not_exist_is_an_error_before_the_start():
 
 
 FAULTS = {
-    "reset mid-stream": (reply(WORD, WORD, Step("reset")), "reset"),
-    "half a character at the cut": (reply(WORD, Step("half", 0.005, "é"), Step("reset")), "reset"),
+    "reset mid-stream": (reply(WORD, WORD, FakeStep("reset")), "reset"),
+    "half a character at the cut": (reply(WORD, FakeStep("half", 0.005, "é"), FakeStep("reset")), "reset"),
     "429": (reply(status=429), "http 429"),
     "429 with Retry-After": (reply(status=429, retry_after_s=1.0), "http 429"),
     "503": (reply(status=503), "http 503"),
     "503 with Retry-After": (reply(status=503, retry_after_s=1.0), "http 503"),
-    "200 with an error event": (reply(WORD, Step("error", text="out of memory")), "error event"),
+    "200 with an error event": (reply(WORD, FakeStep("error", text="out of memory")), "error event"),
     "no [DONE]": (reply(WORD, WORD), "no end mark"),
-    "never ends": (reply(WORD, Step("stall")), "request deadline"),
-    "no token": (reply(Step("role"), Step("done")), "empty"),
-    "no JSON": (reply(WORD, Step("raw", text="data: {oops\n\n"), Step("done")), "bad event"),
+    "never ends": (reply(WORD, FakeStep("stall")), "request deadline"),
+    "no token": (reply(FakeStep("role"), FakeStep("done")), "empty"),
+    "no JSON": (reply(WORD, FakeStep("raw", text="data: {oops\n\n"), FakeStep("done")), "bad event"),
 }
 
 
@@ -111,7 +110,7 @@ def test_every_fault_has_its_cause_and_the_run_ends(fault):
 
 
 def test_a_finish_reason_stands_in_for_done():
-    end = Step("raw", text='data: {"choices":[{"text":"b","finish_reason":"length"}]}\n\n')
+    end = FakeStep("raw", text='data: {"choices":[{"text":"b","finish_reason":"length"}]}\n\n')
     with run_fake_inside(reply(WORD, end)) as server:
         records = send(server.base_url)
     assert {(record.cause, record.notes[-1]) for record in records} == {("", "no [DONE]")} or all(
@@ -120,29 +119,29 @@ def test_a_finish_reason_stands_in_for_done():
 
 
 def test_a_chunk_of_a_megabyte():
-    with run_fake_inside(reply(WORD, Step("text", 0.01, "x" * 1_000_000), Step("done"))) as server:
+    with run_fake_inside(reply(WORD, FakeStep("text", 0.01, "x" * 1_000_000), FakeStep("done"))) as server:
         records = send(server.base_url, few(2))
     assert [record.cause for record in records] == ["", ""]
     assert [len(record.chunks) for record in records] == [2, 2]
 
 
 def test_ten_thousand_tiny_chunks():
-    steps = tuple(Step("text", 1e-5, "a") for _ in range(10_000))
-    with run_fake_inside(reply(*steps, Step("done"))) as server:
+    steps = tuple(FakeStep("text", 1e-5, "a") for _ in range(10_000))
+    with run_fake_inside(reply(*steps, FakeStep("done"))) as server:
         (record,) = send(server.base_url, few(1), limits=Limits(request_s=60.0))
     assert (record.cause, record.num_output_tokens, len(record.chunks)) == ("", 10_000, 10_000)
 
 
 def test_a_usage_that_is_missing_or_wrong_is_flagged():
-    words = [Step("text", 0.002, f" w{k}") for k in range(5)]
+    words = [FakeStep("text", 0.002, f" w{k}") for k in range(5)]
     bare = Target("fake", is_fixed_length=False, extra={"stream_options": {}})
-    with run_fake_inside(reply(*words, Step("done"))) as server:
+    with run_fake_inside(reply(*words, FakeStep("done"))) as server:
         records = send(server.base_url, target=bare)
         counted = send(server.base_url, target=bare, count_tokens=lambda text: len(text.split()))
     assert {(r.source, r.num_output_tokens) for r in records} == {("chunks", 5)}
     assert {(r.source, r.num_output_tokens) for r in counted} == {("retokenized", 5)}
-    wrong = Step("raw", text='data: {"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":2}}\n\n')
-    with run_fake_inside(reply(*words, wrong, Step("done"))) as server:
+    wrong = FakeStep("raw", text='data: {"choices":[],"usage":{"prompt_tokens":4,"completion_tokens":2}}\n\n')
+    with run_fake_inside(reply(*words, wrong, FakeStep("done"))) as server:
         records = send(server.base_url, target=bare)
     assert {record.notes for record in records} == {("usage says 2 output tokens, 5 chunks carried content",)}
 
@@ -336,7 +335,7 @@ def test_ctrl_c_gives_the_report_of_what_was_done():
 
 def test_nothing_secret_is_in_a_report(tmp_path):
     key = "sk-verysecretkey123"
-    bad = FakePlan(replies=(Reply((WORD, Step("error", text=f"wrong key: Bearer {key}"))),))
+    bad = FakePlan(replies=(FakeReply((WORD, FakeStep("error", text=f"wrong key: Bearer {key}"))),))
     with run_fake_inside(bad) as server:
         url = server.base_url.replace("http://", "http://user:hunter2hunter2@")
         result = run_load(url, few(3), model="fake", headers={"Authorization": f"Bearer {key}"},

@@ -15,8 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.servers.fake import FakePlan, run_fake_inside
-from labkit.servers.fake_script import Reply, Step
+from labkit.servers.fake import FakePlan, FakeReply, FakeStep, run_fake_inside
 from labkit.workload import draw_open_plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -136,10 +135,10 @@ def test_locust_alone_without_workers_follows_the_whole_plan(python, tmp_path):
 
 
 def test_failures_under_locust_have_their_causes(python, tmp_path):
-    word = Step("text", 0.0, "a")
-    steps = ((word, Step("reset", 0.02)), (word, Step("stall")), (word, Step("error", 0.0, "boom")),
-             (word, Step("done")))  # fmt: skip
-    replies = (Reply(status=503), *map(Reply, steps))
+    word = FakeStep("text", 0.0, "a")
+    steps = ((word, FakeStep("reset", 0.02)), (word, FakeStep("stall")), (word, FakeStep("error", 0.0, "boom")),
+             (word, FakeStep("done")))  # fmt: skip
+    replies = (FakeReply(status=503), *map(FakeReply, steps))
     with run_fake_inside(FakePlan(replies=replies)) as server:
         process = start_locust(
             python, tmp_path, "--headless", "--host", server.base_url, "--labkit-model", "fake", "--labkit-rate", "50",

@@ -15,8 +15,7 @@ from labkit.load.loop import run_precise
 from labkit.load.metrics import measure_latency
 from labkit.load.transport import HttpTransport
 from labkit.load.verdict import BOUNDS, check_client
-from labkit.servers.fake import load_stats, run_fake
-from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.servers.fake import FakePlan, FakeReply, FakeStep, load_stats, run_fake
 from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow
@@ -73,7 +72,7 @@ def test_case_14_three_hundred_streams_at_once():
         await waiting
         return run
 
-    with run_fake(FakePlan(replies=(Reply((Step("stall"),)),))) as server:
+    with run_fake(FakePlan(replies=(FakeReply((FakeStep("stall"),)),))) as server:
         run = run_precise(follow(server))
         assert load_stats(server)["max_open"] == 300
     assert [record.cause for record in run.records] == ["interrupted"] * 300

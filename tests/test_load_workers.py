@@ -15,8 +15,7 @@ from labkit.load.noop import run_noop
 from labkit.load.records import load_requests
 from labkit.load.report import format_report
 from labkit.load.run import run_load
-from labkit.servers.fake import run_fake_inside
-from labkit.servers.fake_script import FakePlan
+from labkit.servers.fake import FakePlan, run_fake_inside
 from labkit.workload import draw_closed_plan, draw_open_plan
 
 pytestmark = pytest.mark.slow  # processes

@@ -18,8 +18,7 @@ from labkit.load.run import run_workload
 from labkit.load.sampling import Sampling
 from labkit.load.verdict import ClientVerdict
 from labkit.load.virtual import SimulatedServer, format_answer, run_virtual
-from labkit.servers.fake import run_fake, run_fake_inside
-from labkit.servers.fake_script import FakePlan, Reply, Step
+from labkit.servers.fake import FakePlan, FakeReply, FakeStep, run_fake, run_fake_inside
 from labkit.stats import compare
 from labkit.workload import Request, draw_mixed_lengths, draw_open_plan
 
@@ -60,16 +59,22 @@ def test_a_chunk_of_several_tokens_counts_all_of_them():
 
 
 def test_events_without_a_token_are_not_chunks():
-    steps = (Step("role"), Step("comment"), Step("text", 0.05, "a"), Step("usage"), Step("text", 0.02, "b"))
-    run, _ = run_on(FakePlan(replies=(Reply((*steps, Step("done")), newline="\r\n"),)), [Request((1,), 2)])
+    steps = (
+        FakeStep("role"),
+        FakeStep("comment"),
+        FakeStep("text", 0.05, "a"),
+        FakeStep("usage"),
+        FakeStep("text", 0.02, "b"),
+    )
+    run, _ = run_on(FakePlan(replies=(FakeReply((*steps, FakeStep("done")), newline="\r\n"),)), [Request((1,), 2)])
     assert count_tokens(run.records[0]) == [1, 1]
     assert run.records[0].ttft_s > 0.04
 
 
 def test_tokens_without_a_text_are_tokens():
     """Random weights write whole answers of them: ends of text, halves of characters."""
-    steps = (Step("text", 0.05, ""), Step("text", 0.02, ""), Step("done"))
-    run, _ = run_on(FakePlan(replies=(Reply(steps),)), [Request((1,), 2)])
+    steps = (FakeStep("text", 0.05, ""), FakeStep("text", 0.02, ""), FakeStep("done"))
+    run, _ = run_on(FakePlan(replies=(FakeReply(steps),)), [Request((1,), 2)])
     assert count_tokens(run.records[0]) == [1, 1] and run.records[0].ttft_s > 0.04
     assert {chunk.kind for chunk in run.records[0].chunks} == {"silent"}
 
@@ -109,21 +114,27 @@ def test_more_clients_than_requests_are_fine_and_no_client_is_an_error():
 
 
 FAULTS = {
-    "says 503": (Reply(status=503), "http 503"),
-    "breaks in the stream": (Reply((Step("text", text="a"), Step("error", text="out of memory"))), "out of memory"),
-    "cuts the connection": (Reply((Step("text", text="a"), Step("reset"))), "failed: reset"),
-    "just ends": (Reply((Step("text", text="a"), Step("text", text="b"))), "without \\[DONE\\]"),
-    "makes too few tokens": (Reply((Step("text", text="a"), Step("done"))), "2 output tokens were asked for"),
-    "makes too many tokens": (Reply((Step("text", text="a b c", num_tokens=3), Step("done"))), "counts 1 and 3"),
+    "says 503": (FakeReply(status=503), "http 503"),
+    "breaks in the stream": (
+        FakeReply((FakeStep("text", text="a"), FakeStep("error", text="out of memory"))), "out of memory",
+    ),
+    "cuts the connection": (FakeReply((FakeStep("text", text="a"), FakeStep("reset"))), "failed: reset"),
+    "just ends": (FakeReply((FakeStep("text", text="a"), FakeStep("text", text="b"))), "without \\[DONE\\]"),
+    "makes too few tokens": (
+        FakeReply((FakeStep("text", text="a"), FakeStep("done"))), "2 output tokens were asked for",
+    ),
+    "makes too many tokens": (
+        FakeReply((FakeStep("text", text="a b c", num_tokens=3), FakeStep("done"))), "counts 1 and 3",
+    ),
     "ends without [DONE]": (
-        Reply(tuple(Step("raw", text='data: {"choices":[{"text":"a","finish_reason":"length"}],"usage":'
+        FakeReply(tuple(FakeStep("raw", text='data: {"choices":[{"text":"a","finish_reason":"length"}],"usage":'
                                      f'{{"prompt_tokens":1,"completion_tokens":{k}}}}}\n\n') for k in (1, 2))),
         "before \\[DONE\\]",
     ),
     "sends no running usage": (
-        Reply((Step("raw", text='data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[{"text":"b"}]}\n\n'
+        FakeReply((FakeStep("raw", text='data: {"choices":[{"text":"a"}]}\n\ndata: {"choices":[{"text":"b"}]}\n\n'
                                 'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'),
-               Step("done"))),
+               FakeStep("done"))),
         "no running usage",
     ),
 }  # fmt: skip
@@ -132,7 +143,7 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_with_one_bad_answer_is_an_error(fault):
     reply, said = FAULTS[fault]
-    good = Reply((Step("text", text="a"), Step("text", text="b"), Step("done")))
+    good = FakeReply((FakeStep("text", text="a"), FakeStep("text", text="b"), FakeStep("done")))
     with pytest.raises(LabkitError, match=said):
         run_on(FakePlan(replies=(good, reply)), [Request((1,), 2), Request((2,), 2, 0.05)])
 

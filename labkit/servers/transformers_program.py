@@ -1,17 +1,15 @@
-"""A small server around `model.generate`, naive or batched: what one gets from Transformers without a serving engine.
+"""A small server around `model.generate`, naive or batched: what you get from Transformers without a serving engine.
 
-Why it exists. `transformers serve` (5.17) was looked at first: its /v1/completions takes a prompt as text only (token
-ids get 400), refuses `ignore_eos` and `min_tokens` (422) and ignores `stream_options`, so neither the tokens of the
-prompt nor the length of an answer can be fixed, and no chunk says how many tokens it holds. It answers one request at
-a time, or with continuous batching, which is the very trick of an engine that lab 12 needs to see missing. A
-comparison needs the same tokens in and the same number of tokens out.
+Why it exists: a comparison of engines needs the same tokens in and the same number of tokens out. `transformers serve`
+(5.17) cannot give that: its /v1/completions takes a prompt as text only (token ids get 400), refuses `ignore_eos` and
+`min_tokens` (422) and ignores `stream_options`, so no chunk says how many tokens it holds. It answers one request at a
+time, or with continuous batching, the very technique that a comparison with an engine needs to see missing.
 
-The modes. `naive`: one request at a time, first come, first served. `batched`: requests that wait are put into one
-static batch (up to `--max-batch-size`, after waiting `--max-wait-s` for company), padded on the left to the longest
-prompt, and the batch runs until its longest answer is done: a request that finished early keeps its row, one that
-comes late waits for the next batch. Both call the library's own `generate` and add only what a server must add: a
-stopping rule that hands every new token to its request, and a rule that forbids the end-of-text token before
-`min_tokens`, as vLLM does.
+The modes. `naive`: one request at a time, first come, first served. `batched`: waiting requests are put into one static
+batch (up to `--max-batch-size`, after waiting `--max-wait-s` for more), padded on the left to the longest prompt, and
+the batch runs until its longest answer is done: a request that finishes early keeps its row, a late one waits for the
+next batch. Both call the library's own `generate` and add only what a server must add: a stopping rule that hands every
+new token to its request, and a rule that forbids the end-of-text token before `min_tokens`, as vLLM does.
 
 It runs by its path in the engine's environment and needs torch, transformers and aiohttp, not labkit.
 POST /v1/completions: prompt (text or token ids), max_tokens, min_tokens, ignore_eos, temperature, seed, stream,
@@ -32,16 +30,27 @@ FIELDS = {
     *("model", "prompt", "max_tokens", "min_tokens", "ignore_eos", "temperature", "seed", "stream", "stream_options"),
     *("return_token_ids", "n", "top_p", "user", "echo"),
 }
-NEUTRAL = {
-    "n": 1,
-    "top_p": 1.0,
-    "echo": False,
-}  # accepted with these values only: anything else would be silently wrong
+# Accepted with these values only: with any other the answer would be silently wrong.
+NEUTRAL = {"n": 1, "top_p": 1.0, "echo": False}
 
 
 @dataclass(slots=True)
-class Job:
-    """One request on its way through the worker; the event loop reads `tokens`, the worker writes."""
+class PendingRequest:
+    """One request on its way through the worker; the event loop reads `tokens`, the worker writes.
+
+    Attributes:
+        ids: prompt token ids.
+        max_tokens: output tokens at most.
+        min_tokens: output tokens before which no end token may come.
+        ends: token ids that end the answer.
+        temperature: 0 for greedy.
+        seed: of the sampling, None for a new one.
+        tokens: output token ids as they come; a string is an error message.
+        num_made: output tokens so far.
+        generator: torch.Generator of the sampling.
+        is_cancelled: whether the client left.
+        is_done: whether the answer is whole.
+    """
 
     ids: list[int]
     max_tokens: int
@@ -63,79 +72,81 @@ class Worker(threading.Thread):
         super().__init__(name="model", daemon=True)
         self.model, self.loop, self.pad_id, self.end_ids = model, loop, pad_id, sorted(end_ids)
         self.max_batch_size, self.max_wait_s = (1, 0.0) if mode == "naive" else (max_batch_size, max_wait_s)
-        self.waiting: queue.Queue[Job] = queue.Queue()
+        self.waiting: queue.Queue[PendingRequest] = queue.Queue()
         self.counts = collections.Counter()
         self.num_running = 0
 
     def run(self) -> None:
-        """Take batches for ever."""
+        """Take batches forever."""
         while True:
-            jobs = self._collect()
-            if not jobs:
+            batch = self._collect()
+            if not batch:
                 continue
-            self.num_running = len(jobs)
+            self.num_running = len(batch)
             try:
-                self._generate(jobs)
-            except Exception as error:  # the requests are told; the server goes on
-                self._tell([(job, f"{type(error).__name__}: {error}") for job in jobs if not job.is_done])
+                self._generate(batch)
+            except Exception as error:  # tell the requests; the server goes on
+                self._tell([(request, f"{type(error).__name__}: {error}") for request in batch if not request.is_done])
             self.num_running = 0
 
-    def _collect(self) -> list[Job]:
-        """Wait for a request, then for company: until the batch is full or the first has waited long enough."""
-        jobs = [self.waiting.get()]
+    def _collect(self) -> list[PendingRequest]:
+        """Wait for a request, then for more until the batch is full or the first has waited `max_wait_s`."""
+        batch = [self.waiting.get()]
         deadline_s = time.monotonic() + self.max_wait_s
-        while len(jobs) < self.max_batch_size:
+        while len(batch) < self.max_batch_size:
             try:
-                jobs.append(self.waiting.get(timeout=max(0.0, deadline_s - time.monotonic())))
+                batch.append(self.waiting.get(timeout=max(0.0, deadline_s - time.monotonic())))
             except queue.Empty:
                 break
-        return [job for job in jobs if not job.is_cancelled]
+        return [request for request in batch if not request.is_cancelled]
 
-    def _generate(self, jobs: list[Job]) -> None:
+    def _generate(self, batch: list[PendingRequest]) -> None:
         import torch
         from transformers import GenerationConfig
 
-        B, S = len(jobs), max(len(job.ids) for job in jobs)
+        B, S = len(batch), max(len(request.ids) for request in batch)
         device = self.model.device
         ids = torch.full((B, S), self.pad_id, dtype=torch.long)
         mask = torch.zeros((B, S), dtype=torch.long)
-        for row, job in enumerate(jobs):
-            ids[row, S - len(job.ids) :] = torch.tensor(job.ids)
-            mask[row, S - len(job.ids) :] = 1
-            if job.temperature > 0:
-                job.generator = torch.Generator().manual_seed(time.time_ns() % 2**63 if job.seed is None else job.seed)
-        self.counts.update(batches=1, batch_rows=B, prompt_tokens=sum(len(job.ids) for job in jobs))
-        self.counts["padding_tokens"] += B * S - sum(len(job.ids) for job in jobs)
+        for row, request in enumerate(batch):
+            ids[row, S - len(request.ids) :] = torch.tensor(request.ids)
+            mask[row, S - len(request.ids) :] = 1
+            if request.temperature > 0:
+                request.generator = torch.Generator().manual_seed(
+                    time.time_ns() % 2**63 if request.seed is None else request.seed
+                )
+        self.counts.update(batches=1, batch_rows=B, prompt_tokens=sum(len(request.ids) for request in batch))
+        self.counts["padding_tokens"] += B * S - sum(len(request.ids) for request in batch)
 
-        def choose(input_ids, scores):  # scores: (B, V); runs before the library takes the largest
+        def choose(input_ids, scores):  # scores: (B, V); runs before the library takes the largest score
             made = input_ids.shape[1] - S
-            for row, job in enumerate(jobs):
-                if made < job.min_tokens:
+            for row, request in enumerate(batch):
+                if made < request.min_tokens:
                     scores[row, self.end_ids] = -torch.inf
-                if job.temperature > 0 and not job.is_done:
-                    odds = torch.softmax(scores[row].float().cpu() / job.temperature, dim=-1)
-                    token = int(torch.multinomial(odds, 1, generator=job.generator))
+                if request.temperature > 0 and not request.is_done:
+                    probabilities = torch.softmax(scores[row].float().cpu() / request.temperature, dim=-1)
+                    token = int(torch.multinomial(probabilities, 1, generator=request.generator))
                     scores[row] = -torch.inf
-                    scores[row, token] = 0.0  # the draw has its own seed per request, whatever else is in the batch
+                    scores[row, token] = 0.0  # one seed per request, whatever else is in the batch
             return scores
 
         def report(input_ids, scores, **_):  # runs after each step; True ends a row
             news = []
-            for row, (job, token) in enumerate(zip(jobs, input_ids[:, -1].tolist(), strict=True)):
-                if job.is_done or job.is_cancelled:
+            for request, token in zip(batch, input_ids[:, -1].tolist(), strict=True):
+                if request.is_done or request.is_cancelled:
                     self.counts["wasted_row_steps"] += 1
-                    job.is_done = True
+                    request.is_done = True
                     continue
-                job.num_made += 1
-                job.is_done = token in job.ends or job.num_made >= job.max_tokens
-                news.append((jobs[row], token))
+                request.num_made += 1
+                request.is_done = token in request.ends or request.num_made >= request.max_tokens
+                news.append((request, token))
             self.counts.update(row_steps=B, generation_tokens=len(news))
             self._tell(news)
-            return torch.tensor([job.is_done for job in jobs], device=input_ids.device)
+            return torch.tensor([request.is_done for request in batch], device=input_ids.device)
 
         config = GenerationConfig(
             do_sample=False,
-            max_new_tokens=max(job.max_tokens for job in jobs),
+            max_new_tokens=max(request.max_tokens for request in batch),
             pad_token_id=self.pad_id,
             use_cache=True,
         )
@@ -145,16 +156,16 @@ class Worker(threading.Thread):
                 logits_processor=[choose], stopping_criteria=[report],
             )  # fmt: skip
 
-    def _tell(self, news: list[tuple[Job, int | str]]) -> None:
+    def _tell(self, news: list[tuple[PendingRequest, int | str]]) -> None:
         def deliver():
-            for job, what in news:
-                job.tokens.put_nowait(what)
+            for request, what in news:
+                request.tokens.put_nowait(what)
 
         self.loop.call_soon_threadsafe(deliver)
 
 
-class Words:
-    """Token ids to text, piece by piece; a character that is only half there waits for its other half."""
+class IncrementalDetokenizer:
+    """Token ids to text, piece by piece; a character waits until all of its bytes are there."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.ids, self.start, self.seen = tokenizer, [], 0, 0
@@ -166,19 +177,19 @@ class Words:
         now = self.tokenizer.decode(self.ids[self.start :], skip_special_tokens=True)
         if now.endswith("\ufffd") and not is_last:
             return ""
-        self.start, self.seen = self.seen, len(self.ids)  # some context stays: a word's space depends on its neighbour
+        self.start, self.seen = self.seen, len(self.ids)  # keep some context: a word's space depends on its neighbor
         return now[len(before) :]
 
 
-class App:
+class CompletionApi:
     """The HTTP side."""
 
     def __init__(self, worker: Worker, tokenizer, *, name: str, max_len: int):
         self.worker, self.tokenizer, self.name, self.max_len = worker, tokenizer, name, max_len
         self.numbers, self.finished = itertools.count(), collections.Counter()
 
-    def parse(self, body: dict) -> Job:
-        """The job of one request; ValueError says what is wrong with it."""
+    def parse(self, body: dict) -> PendingRequest:
+        """Return the request that a JSON body describes; ValueError says what is wrong with it."""
         if unknown := set(body) - FIELDS:
             raise ValueError(f"unknown fields: {', '.join(sorted(unknown))}")
         for name, value in NEUTRAL.items():
@@ -200,39 +211,40 @@ class App:
         if len(ids) + max_tokens > self.max_len:
             raise ValueError(f"{len(ids)} prompt tokens and {max_tokens} output tokens exceed {self.max_len} positions")
         ends = frozenset() if body.get("ignore_eos") else frozenset(self.worker.end_ids)
-        return Job(ids, max_tokens, min_tokens, ends, temperature, body.get("seed"))
+        return PendingRequest(ids, max_tokens, min_tokens, ends, temperature, body.get("seed"))
 
-    async def complete(self, request):
+    async def complete(self, http_request):
         """POST /v1/completions."""
         from aiohttp import web
 
         try:
-            body = json.loads(await request.read())
-            job = self.parse(body)
+            body = json.loads(await http_request.read())
+            request = self.parse(body)
         except (ValueError, TypeError, AttributeError) as error:
             self.finished["refused"] += 1
             return web.json_response({"error": {"message": str(error), "code": 400}}, status=400)
-        identity, words, options = f"cmpl-{next(self.numbers)}", Words(self.tokenizer), body.get("stream_options") or {}
+        identity, options = f"cmpl-{next(self.numbers)}", body.get("stream_options") or {}
+        detokenizer = IncrementalDetokenizer(self.tokenizer)
         is_stream, has_ids = bool(body.get("stream")), bool(body.get("return_token_ids"))
         response = None
         if is_stream:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-            await response.prepare(request)
-        self.worker.waiting.put(job)
+            await response.prepare(http_request)
+        self.worker.waiting.put(request)
         text, ids, reason = "", [], None
         try:
             while reason is None:
-                token = await job.tokens.get()
+                token = await request.tokens.get()
                 if isinstance(token, str):
                     raise RuntimeError(token)
                 ids.append(token)
-                reason = "stop" if token in job.ends else "length" if len(ids) >= job.max_tokens else None
-                piece = words.add(token, is_last=reason is not None)
+                reason = "stop" if token in request.ends else "length" if len(ids) >= request.max_tokens else None
+                piece = detokenizer.add(token, is_last=reason is not None)
                 text += piece
                 if is_stream:
                     choice = {"index": 0, "text": piece, "logprobs": None, "finish_reason": reason}
                     choice |= {"token_ids": [token]} if has_ids else {}
-                    usage = _usage(job, ids) if options.get("continuous_usage_stats") else None
+                    usage = _usage(request, ids) if options.get("continuous_usage_stats") else None
                     await response.write(self._event(identity, [choice], usage))
             self.finished[reason] += 1
         except RuntimeError as error:
@@ -243,17 +255,17 @@ class App:
             await response.write(f"data: {json.dumps(message)}\n\n".encode())
             return response
         except (asyncio.CancelledError, ConnectionError):
-            job.is_cancelled = True  # its row stops at the next step, or it never starts
+            request.is_cancelled = True  # its row stops at the next step, or it never starts
             self.finished["abort"] += 1
             raise
         if is_stream:
             if options.get("include_usage"):
-                await response.write(self._event(identity, [], _usage(job, ids)))
+                await response.write(self._event(identity, [], _usage(request, ids)))
             await response.write(b"data: [DONE]\n\n")
             return response
         choice = {"index": 0, "text": text, "logprobs": None, "finish_reason": reason}
         choice |= {"token_ids": ids} if has_ids else {}
-        return web.json_response(self._frame(identity, [choice]) | {"usage": _usage(job, ids)})
+        return web.json_response(self._frame(identity, [choice]) | {"usage": _usage(request, ids)})
 
     def _frame(self, identity: str, choices: list) -> dict:
         return {"id": identity, "object": "text_completion", "model": self.name, "choices": choices}
@@ -262,20 +274,20 @@ class App:
         frame = self._frame(identity, choices) | ({} if usage is None else {"usage": usage})
         return f"data: {json.dumps(frame)}\n\n".encode()
 
-    async def health(self, request):
-        """GET /health: 500 when the model's thread has died."""
+    async def health(self, http_request):
+        """GET /health: 500 if the model's thread has died."""
         from aiohttp import web
 
         return web.json_response({}, status=200 if self.worker.is_alive() else 500)
 
-    async def models(self, request):
+    async def models(self, http_request):
         """GET /v1/models."""
         from aiohttp import web
 
         model = {"id": self.name, "object": "model", "max_model_len": self.max_len}
         return web.json_response({"object": "list", "data": [model]})
 
-    async def metrics(self, request):
+    async def metrics(self, http_request):
         """GET /metrics, in the text format of Prometheus."""
         from aiohttp import web
 
@@ -290,13 +302,13 @@ class App:
         return web.Response(text="\n".join(lines) + "\n")
 
 
-def _usage(job: Job, ids: list) -> dict:
-    num = len(job.ids)
+def _usage(request: PendingRequest, ids: list) -> dict:
+    num = len(request.ids)
     return {"prompt_tokens": num, "completion_tokens": len(ids), "total_tokens": num + len(ids)}
 
 
 async def serve(arguments) -> None:
-    """Load the model, then listen: who can connect can be answered."""
+    """Load the model, then listen: whoever can connect gets an answer."""
     import torch
     from aiohttp import web
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -317,22 +329,22 @@ async def serve(arguments) -> None:
     ends = model.generation_config.eos_token_id
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     pad_id = next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, *sorted(ends)) if i is not None), 0)
-    model.generation_config = GenerationConfig()  # stopping is ours; the library would mix its own defaults in
+    model.generation_config = GenerationConfig()  # stopping is ours; the library would add its own defaults
     max_len = arguments.max_model_len or getattr(model.config, "max_position_embeddings", None) or 2048
     worker = Worker(
         model, loop=asyncio.get_running_loop(), mode=arguments.mode, max_batch_size=arguments.max_batch_size,
         max_wait_s=arguments.max_wait_s, pad_id=pad_id, end_ids=ends,
     )  # fmt: skip
     worker.start()
-    app = App(worker, tokenizer, name=arguments.served_model_name or arguments.model, max_len=max_len)
+    api = CompletionApi(worker, tokenizer, name=arguments.served_model_name or arguments.model, max_len=max_len)
     site = web.Application()
-    site.add_routes([web.post("/v1/completions", app.complete), web.get("/health", app.health),
-                     web.get("/v1/models", app.models), web.get("/metrics", app.metrics)])  # fmt: skip
+    site.add_routes([web.post("/v1/completions", api.complete), web.get("/health", api.health),
+                     web.get("/v1/models", api.models), web.get("/metrics", api.metrics)])  # fmt: skip
     runner = web.AppRunner(site, handler_cancellation=True, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", arguments.port, backlog=1024).start()
     print(
-        f"{arguments.mode} server for {app.name} on port {arguments.port}, {arguments.dtype}, {arguments.device}",
+        f"{arguments.mode} server for {api.name} on port {arguments.port}, {arguments.dtype}, {arguments.device}",
         flush=True,
     )
     await asyncio.Event().wait()

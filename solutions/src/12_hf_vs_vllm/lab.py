@@ -43,7 +43,7 @@ from labkit.load.run import run_workload
 from labkit.quality import load_heldout
 from labkit.quiz import quiz
 from labkit.results import find_record, save_record
-from labkit.servers import agreement
+from labkit.servers import token_comparison
 from labkit.workload import draw_equal_lengths, draw_mixed_lengths, draw_shared_prefix
 
 # %%
@@ -339,15 +339,15 @@ if ARE_READY:
 if ARE_READY:
     asked = [one.prompt_ids for one in draw("equal").measured][: choose_by_budget(learner=12, ci=6)]
     said = {
-        name: [agreement.load_completion(server, prompt, num_tokens=24) for prompt in asked]
+        name: [token_comparison.load_completion(server, prompt, num_tokens=24) for prompt in asked]
         for name, server in engines.items()
     }
-    tie_gap = agreement.load_tie_gap(choice)
+    tie_gap = token_comparison.load_tie_gap(choice)
     has_rule = choice.source != "random" and not machine.gpus
     print("" if has_rule else "16 bits, or random weights, which differ in each engine: the rule does not apply")
     for name in ("batched", "vllm") if has_rule else ():
-        found = agreement.check_agreement(said["naive"], said[name], prompts=asked, tie_gap=tie_gap)
-        print(agreement.format_agreement(found, names=("naive", name)))
+        found = token_comparison.compare_tokens(said["naive"], said[name], prompts=asked, tie_gap=tie_gap)
+        print(token_comparison.format_token_comparison(found, names=("naive", name)))
 
 # %% [markdown]
 # ### Measure
