@@ -49,7 +49,7 @@ from labkit.results import save_record
 # %%
 machine = probe_machine()
 choice, why = find_decoder(machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
 print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the lab runs on the processor'}")
 print(f"tier       {estimate_tier(machine)}")
 print(f"model      {choice.name} ({choice.source}), {choice.dtype}: {why}")

@@ -47,7 +47,7 @@ from labkit.roofline import estimate_utilization
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
 print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: the lab runs on the processor'}")
 print(f"tier       {estimate_tier(machine)}")
 print(f"model      {choice.name} ({choice.source}), {choice.dtype}: the one that this tier runs")

@@ -45,7 +45,7 @@ from labkit.timing import Stopwatch
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
 print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: operators run on the processor'}")
 print(f"tier       {estimate_tier(machine)}")
 print(f"model      {choice.name} ({choice.source}): the one that this tier runs")

@@ -17,20 +17,20 @@ from labkit.stats import estimate_mean_interval
 from labkit.units import format_number, is_near
 from labkit.views import Outcome
 
-# 13.1: tokens that each row wants, step times in ms -> throughput in tok/s, time of the middle step in s.
+# 13.1: tokens that each row wants, step times in ms -> throughput in tok/s, median step time in s.
 _BATCHES = [
     Case((160.0, 0.0125), ([3, 3], [12.5, 12.5, 12.5]), why="6 tokens in 37.5 ms; a step takes 12.5 ms."),
     Case((100.0, 0.015), ([4, 1], [10.0, 20.0, 20.0, 0.0]),
-         why="5 tokens in 50 ms: the second row is finished after one step and only fills its place."),
-    Case((50.0, 0.05), ([2, 1, 1, 1], [30.0, 70.0]), why="5 tokens in 100 ms, not 8: three rows want one token."),
+         why="5 tokens in 50 ms: the second row finishes after one step and then only keeps its place."),
+    Case((50.0, 0.05), ([2, 1, 1, 1], [30.0, 70.0]), why="5 tokens in 100 ms, not 8: three rows want one token each."),
     Case((250.0, 0.004), ([1], [4.0]), why="one token in 4 ms."),
     Case((62.5, 0.008), ([2, 2, 2, 0], [8.0, 8.0, 80.0]),
-         why="6 tokens in 96 ms; the time of the middle step is 8 ms, whatever the slowest one took."),
+         why="6 tokens in 96 ms; the median step takes 8 ms, however long the slowest one took."),
 ]  # fmt: skip
 
 
 def _draw_batches():
-    """Yield random cases of 13.1, by adding up token by token."""
+    """Yield random cases of 13.1, whose tokens are counted one by one."""
     draw = random.Random(131)
     for _ in range(30):
         wanted = [draw.randrange(1, 12) for _ in range(draw.randrange(1, 9))]
@@ -46,12 +46,12 @@ def check_1(batch_numbers) -> Outcome:
     expect_function(batch_numbers, "batch_numbers")
     expect_cases(batch_numbers, _BATCHES)
     expect_cases(batch_numbers, list(_draw_batches()))
-    return passed("tokens that somebody wanted over all the time that passed, and the wait for one token in seconds.")
+    return passed("wanted tokens divided by all the time that passed, and the wait for one token in seconds.")
 
 
 # 13.2: batches, step times -> fixed part, part per row, knee. The first three are exact lines.
 def _fit_by_minors(batches, step_s):
-    """Fit t = fixed + per_row b by the normal equations and Cramer's rule; the knee where it lies in the sweep."""
+    """Fit t = fixed + per_row b by the normal equations and Cramer's rule; the knee is None outside the sweep."""
     w = [t**-2 for t in step_s]
     s, sb, sbb = sum(w), sum(x * b for x, b in zip(w, batches, strict=True)), 0.0
     sbb = sum(x * b * b for x, b in zip(w, batches, strict=True))
@@ -74,14 +74,14 @@ def _line(fixed, per_row, batches):
 _EXACT = [
     ([1, 2, 4, 8, 16], (0.5, 0.125, 4.0), "t = 0.5 + 0.125 b: at 4 rows both parts are 0.5."),
     ([16, 1, 4, 32], (2.0, 0.25, 8.0), "the batches may come in any order."),
-    ([1, 2, 4, 8], (2.0, 0.125, None), "the parts would be equal at 16, and 8 was the largest batch: no knee."),
-    ([4, 8, 16, 32], (0.25, 0.25, None), "the parts would be equal at 1, and 4 was the smallest batch: no knee."),
-    ([1, 2, 4, 8], (2.25, -0.25, None), "the time falls with the rows: a slope below 0 has no knee."),
-    ([2, 4, 8], (-0.25, 0.25, None), "the fixed part is below 0: no knee within the sweep."),
+    ([1, 2, 4, 8], (2.0, 0.125, None), "the parts would be equal at batch 16, but the largest batch was 8: no knee."),
+    ([4, 8, 16, 32], (0.25, 0.25, None), "the parts would be equal at batch 1, but the smallest batch was 4: no knee."),
+    ([1, 2, 4, 8], (2.25, -0.25, None), "the time falls as rows are added: a negative slope has no knee."),
+    ([2, 4, 8], (-0.25, 0.25, None), "the fixed part is negative: no knee within the sweep."),
 ]
 _FITS = [Case(expected, (b, _line(*expected[:2], b)), why=why) for b, expected, why in _EXACT]
 _FITS += [Case(_fit_by_minors(_DOUBLING, _REAL_S), (_DOUBLING, _REAL_S),
-              why="least squares of the relative errors: divide each row of the equations by its time.")]  # fmt: skip
+              why="use least squares on the relative errors: divide each equation by its time.")]  # fmt: skip
 
 
 def _draw_fits():
@@ -100,10 +100,10 @@ def check_2(fit_step_time) -> Outcome:
     expect_function(fit_step_time, "fit_step_time")
     expect_cases(fit_step_time, _FITS, relative=1e-6)
     expect_cases(fit_step_time, list(_draw_fits()), relative=1e-6)
-    return passed("two parts, each error a share of its own step, and a knee only where it was measured.")
+    return passed("both parts, fitted by their relative errors, and a knee only where it was measured.")
 
 
-# 13.3: {batch: seconds of a step in each run}, limit -> batch. Student's t of three runs, from a printed table.
+# 13.3: {batch: step time in s of each run}, limit -> batch. Student's t for three runs, from a printed table.
 _T_2 = 4.30265272974946
 
 
@@ -124,23 +124,23 @@ _SPOTS = [
     ({1: _spread(0.5, 0.1), 2: _spread(0.6, 0.1), 4: _spread(0.8, 0.1), 8: _spread(1.5, 0.1)}, 1.0, 4,
      "batch 8 misses the limit; of the others, batch 4 has the highest throughput."),
     ({1: _spread(0.5, 0.1), 2: _spread(0.6, 0.1), 4: _spread(0.9, 0.2), 8: _spread(1.5, 0.1)}, 1.0, 2,
-     "the mean of batch 4 keeps the limit, its interval ends at 1.1: one cannot promise it."),
+     "the mean of batch 4 is within the limit, but its interval ends at 1.1: you cannot promise it."),
     ({1: _spread(1.5, 0.1), 2: _spread(1.6, 0.1)}, 1.0, None, "no batch keeps the limit: None."),
     ({1: _spread(0.9, 0.3)}, 1.0, None, "its interval ends above the limit: None."),
     ({1: _spread(0.2, 0.1), 4: _spread(0.9, 0.01), 8: _spread(0.95, 0.01), 16: _spread(2.4, 0.01)}, 3.0, 8,
-     "batch 16 keeps the limit, and batch 8 has the higher throughput: 8.4 against 6.7."),
-    ({4: [1.0, 1.0, 1.0], 2: [0.75, 0.75, 0.75]}, 1.0, 4, "equality meets a limit."),
+     "batch 16 keeps the limit, but batch 8 has the higher throughput: 8.4 versus 6.7."),
+    ({4: [1.0, 1.0, 1.0], 2: [0.75, 0.75, 0.75]}, 1.0, 4, "a time equal to the limit keeps it."),
     ({4: [1.0, 1.0, 1.0], 2: [0.5, 0.5, 0.5], 1: [0.5, 0.5, 0.5]}, 2.0, 2,
-     "batches 2 and 4 have the same throughput: take the smaller one, its users wait less."),
+     "batches 2 and 4 have the same throughput: take the smaller one, because its users wait less."),
     ({1: _spread(0.5, 0.01), 2: _spread(1.2, 0.01), 4: _spread(0.8, 0.01), 8: _spread(0.9, 0.01)}, 1.0, 8,
-     "batch 2 misses the limit (an accident of this run), and 4 and 8 keep it: look at every batch."),
-    ({1: _spread(0.6, 0.05), 2: _spread(1.05, 0.1)}, 1.0, 1, "the interval of batch 2 begins below the limit only."),
-    ({1: _spread(0.9, 0.01), 2: _spread(0.5, 0.01)}, 1.0, 2, "both keep the limit, batch 2 has the higher throughput."),
+     "batch 2 misses the limit (by chance, in this run), but 4 and 8 keep it: check every batch."),
+    ({1: _spread(0.6, 0.05), 2: _spread(1.05, 0.1)}, 1.0, 1, "the interval of batch 2 begins below the limit but ends above it."),
+    ({1: _spread(0.9, 0.01), 2: _spread(0.5, 0.01)}, 1.0, 2, "both keep the limit, but batch 2 has the higher throughput."),
     ({1: _spread(0.5, 0.01), 2: [0.8, 0.9, 1.0]}, 1.005, 1, "the interval of batch 2 ends at 1.15."),
     ({1: _spread(0.6, 0.01), 2: [0.9, 0.9, 1.05]}, 1.049, 1, "the interval of batch 2 ends at 1.17."),
     ({2: [0.43, 0.43, 0.43], 4: [0.8, 0.8, 1.1]}, 5.0, 2,
-     "batch 4 had one slow run of three: by the means batch 2 has the higher throughput, 4.65 against 4.44."),
-    ({8: _spread(0.9, 0.01), 1: _spread(0.5, 0.01), 4: _spread(1.1, 0.01)}, 1.0, 8, "the batches come in any order."),
+     "one of the three runs of batch 4 was slow: by the mean, batch 2 has the higher throughput, 4.65 versus 4.44."),
+    ({8: _spread(0.9, 0.01), 1: _spread(0.5, 0.01), 4: _spread(1.1, 0.01)}, 1.0, 8, "the batches may come in any order."),
 ]  # fmt: skip
 _SPOT_CASES = [Case(expected, (step_s, limit_s), why=why) for step_s, limit_s, expected, why in _SPOTS]
 
@@ -156,22 +156,22 @@ def _draw_spots():
 
 
 def check_3(find_sweet_spot) -> Outcome:
-    """The sweet spot: by a printed table of t on made-up sweeps, then on the learner's own stored samples."""
+    """The sweet spot of made-up sweeps (by a printed table of t), then of the learner's own stored samples."""
     expect_function(find_sweet_spot, "find_sweet_spot")
     expect_cases(find_sweet_spot, _SPOT_CASES)
     expect_cases(find_sweet_spot, list(_draw_spots()))
     own = list(load_records(lab="13", name="sweep"))
     if not own:
-        return passed("made-up sweeps are judged right; measure, and check again for your own.")
+        return passed("right on the made-up sweeps; now measure, and check again on your own sweep.")
     record = own[-1]
     step_s = {b: record.samples[f"batch{b}_step_s"] for b in record.settings["batches"]}
     limit_s = record.settings["limit_s"]
     good = [b for b in sorted(step_s) if estimate_mean_interval(step_s[b]).high <= limit_s]
     right = max(good, key=lambda b: b / statistics.fmean(step_s[b])) if good else None
-    case = Case(right, (step_s, limit_s), why=f"that is your record {record.id}, recomputed from its samples.")
+    case = Case(right, (step_s, limit_s), why=f"this is your record {record.id}, recomputed from its samples.")
     expect_cases(find_sweet_spot, [case], mistakes=None)
     if right is None:
-        return passed(f"your record {record.id}: no batch keeps {1e3 * limit_s:.3g} ms for a token.")
+        return passed(f"your record {record.id}: no batch keeps {1e3 * limit_s:.3g} ms per token.")
     rate = right / statistics.fmean(step_s[right])
     said = f"batch {right} gives {format_number(rate)} tok/s, each token within {1e3 * limit_s:.3g} ms"
     return passed(
@@ -180,8 +180,8 @@ def check_3(find_sweet_spot) -> Outcome:
     )
 
 
-# 13.4: made-up records. The first: alone a request takes 0.54 s, the best throughput is 16 requests a second, and both
-# are means of skewed runs. In the last one two clients happen to wait less than one.
+# 13.4: made-up records. In the first, a request alone takes 0.54 s, the best throughput is 16 requests a second, and both
+# are means of skewed runs. In the last, two clients happen to wait less than one does.
 def _make_record(number, clients, rates, latencies_s):
     samples = {}
     for n, rate, latency_s in zip(clients, rates, latencies_s, strict=True):
@@ -229,11 +229,11 @@ def check_4(read_saturation) -> Outcome:
         _expect_saturation(read_saturation, record, where=f"made-up record {record.id}")
     own = list(load_records(lab="13", name="sweep"))
     if not own:
-        return passed("the three made-up records are read right; measure, and check again for your own.")
+        return passed("right on the three made-up records; now measure, and check again on your own record.")
     law, meet = _expect_saturation(read_saturation, own[-1], where=f"your record {own[-1].id}")
     most = max(law)
     return passed(
-        f"your record {own[-1].id}: with {most} clients {law[most]:.3g} requests were under way, and the lines meet at "
+        f"your record {own[-1].id}: with {most} clients {law[most]:.3g} requests were in flight, and the lines meet at "
         f"{meet:.3g} clients.", {"saturation": meet, "in_flight": law[most]},
     )  # fmt: skip
 
@@ -244,7 +244,7 @@ def _expect_saturation(read_saturation, record, *, where):
     law, meet = _law(record), _meet(record)
 
     def _find(key, seen, right):
-        """The mistake that gives these numbers, among those that change this field."""
+        """Return the sentence of a known mistake that changes this field and gives these numbers."""
 
         def explains(wrong):
             made = wrong(record)[key]
@@ -255,7 +255,7 @@ def _expect_saturation(read_saturation, record, *, where):
 
     seen = got["in_flight"]
     if not isinstance(seen, dict) or set(seen) != set(law):
-        fail(f"{where}: `in_flight` is a dict with a number for each of {sorted(law)}, not {shorten(repr(seen), 60)}.")
+        fail(f"{where}: `in_flight` is a dict with a number for each of {sorted(law)}; got {shorten(repr(seen), 60)}.")
     seen = {n: tidy(value) for n, value in seen.items()}
     if not _near(seen, law):
         if sentence := _find("in_flight", seen, law):
@@ -266,7 +266,7 @@ def _expect_saturation(read_saturation, record, *, where):
                 f"{where}: `in_flight`: the product of two means is not the mean of the products: multiply run by run."
             )
         if _near(seen, {n: float(n) for n in law}):
-            fail(f"{where}: `in_flight` repeats the number of clients: compute what the samples say.")
+            fail(f"{where}: `in_flight` repeats the number of clients: compute it from the samples.")
         wrong = next(n for n in sorted(law) if not _near({n: seen[n]}, {n: law[n]}))
         fail(f"{where}: `in_flight` at {wrong} clients is {shorten(repr(seen[wrong]), 30)}, expected {law[wrong]:.6g}: "
              "the mean over the runs of req_per_s times e2e_s.")  # fmt: skip
@@ -280,7 +280,7 @@ def _expect_saturation(read_saturation, record, *, where):
 
 
 def save_records_5() -> None:
-    """Save made-up records of the learner's own, in place of those that labs 11, 12 and 13 save."""
+    """Save made-up records where those of labs 11, 12 and 13 are missing."""
     made = make_samples(7, slowest="mul", prefill="mm", memory="weights", latency="waiting", alone="prefill")
     for (claim, (samples, settings)), (lab, name) in zip(made.items(), PHASE_1.records.values(), strict=True):
         if not list(load_records(lab=lab, name=name)):
@@ -292,7 +292,7 @@ def _near(got: dict, right: dict) -> bool:
 
 
 def check_5(claim_milestone) -> Outcome:
-    """The milestone of phase 1: claims over made-up records, then over the learner's own, recomputed from samples."""
+    """The milestone of phase 1: claims about made-up records, then about the learner's own, recomputed from samples."""
     expect_function(claim_milestone, "claim_milestone")
     for made in MADE:
         _expect_milestone(

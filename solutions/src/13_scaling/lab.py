@@ -17,17 +17,18 @@
 #
 # **Which batch size and sequence length are the sweet spot?**
 #
-# In this lab you sweep the batch from 1 to 64 rows, the prompt and the output from a few tokens to hundreds, and the number
-# of users of a vLLM server. You fit where the curve bends, say how sure you are of that, choose the best batch under a
-# latency limit, and see what happens to users when a server is full. It ends with the milestone of phase 1.
+# In this lab you sweep the batch size from 1 to 64 rows, the prompt and the output from a few tokens to hundreds, and
+# the number of users of a vLLM server. You fit the point where the curve bends and say how sure you are of it, choose
+# the best batch size under a latency limit, and see what happens to users when a server is full. The lab ends with the
+# milestone of phase 1.
 
 # %% [markdown]
 # | | |
 # | --- | --- |
-# | **Time** | 90 minutes, of which about 5 are waiting |
+# | **Time** | 90 minutes, about 5 of them waiting |
 # | **Needs** | Any machine with about 4 GB of free memory. No GPU, no network. |
 # | **Before** | Lab 01: intervals. Lab 12: throughput, TTFT, TPOT. For the milestone also lab 11. |
-# | **You will be able to** | count the throughput of a batch without its padding; fit the fixed part and the part per row of a step, and the knee between them; choose a batch size under a latency limit; apply Little's law to a server; say why a good TPOT may hide a bad wait |
+# | **You will be able to** | compute the throughput of a batch without its padding; fit the fixed part and the part per row of a step, and find the knee between them; choose a batch size under a latency limit; apply Little's law to a server; explain why a good TPOT can hide a long wait |
 
 # %%
 import functools
@@ -51,58 +52,57 @@ from labkit.timing import Stopwatch
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
-print(f"memory     {units.format_bytes(machine.memory_free_bytes)} free; the server takes about 3.5 GiB")
-print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: everything runs on the processor'}")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"memory     {units.format_bytes(machine.memory_free_bytes)} free; the server needs about 3.5 GiB")
+print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: everything runs on the CPU'}")
 print(f"tier       {estimate_tier(machine)}")
-print(f"model      {choice.name} ({choice.source}): the one that this tier runs")
+print(f"model      {choice.name} ({choice.source}): the one this tier runs")
 
 # %% [markdown]
 # ## 1 · One batch, two numbers
 #
-# A **batch** runs several sequences (*rows*) through the model in one step. Each row gets one token per step. Two numbers
-# matter: what the machine delivers, and what one user waits for a token.
+# A **batch** runs several sequences (*rows*) through the model in one step. Each row gets one token per step. Two
+# numbers matter: how much the machine delivers, and how long one user waits for a token.
 #
 # $$\text{throughput} = \frac{\text{tokens that somebody wanted}}{\text{time of all steps}} \;\left[\tfrac{\text{tok}}{\text{s}}\right]
 # \qquad \text{latency per token} = \text{time of one step} \; [\text{s}]$$
 #
-# A row whose answer is complete still fills its place until the batch ends. Its tokens are computed, and nobody wanted
-# them.
+# A row whose answer is complete keeps its place until the batch ends. Its tokens are computed, but nobody wants them.
 #
-# **Worked example**: two rows want 4 tokens and 1 token; the four steps take 10 ms each.
+# **Worked example**: two rows want 4 tokens and 1 token; each of the four steps takes 10 ms.
 
 # %% tags=["nbval-check-output"]
 example_wanted, example_step_ms = [4, 1], [10.0, 10.0, 10.0, 10.0]
 seconds = sum(example_step_ms) / 1000
 print(f"throughput: {sum(example_wanted)} tokens in {seconds} s = {sum(example_wanted) / seconds:.0f} tok/s")
-print(f"computed were {len(example_wanted) * len(example_step_ms)}: counting them all would say "
+print(f"computed: {len(example_wanted) * len(example_step_ms)} tokens; counting them all would give "
       f"{len(example_wanted) * len(example_step_ms) / seconds:.0f} tok/s")  # fmt: skip
 
 # %% [markdown] exercise="13.1" title="Two numbers of a batch" minutes=8 difficulty=2 version=1
 # ### Exercise 13.1 · Two numbers of a batch
 #
-# *8 minutes · difficulty 2 of 5 · why it matters: every curve of this lab is made of these two numbers.*
+# *8 minutes · difficulty 2 of 5 · why it matters: every curve in this lab is built from these two numbers.*
 #
-# `wanted` has the tokens that each row wants, `step_ms` the time of each step in **milliseconds**. Return
-# `(tok_per_s, step_s)`: the throughput in tok/s, and the time of the middle step (the median) in seconds.
+# `wanted` lists how many tokens each row wants, `step_ms` how long each step took, in **milliseconds**. Return
+# `(tok_per_s, step_s)`: the throughput in tok/s, and the median step time in seconds.
 #
 # <details><summary>Hint 1</summary>
 #
-# The throughput has all wanted tokens above, and all steps together below. No batch size is needed.
+# Throughput is the sum of all wanted tokens divided by the sum of all step times. You do not need the batch size.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `np.median(step_ms) / 1000` is the second number. It is not divided by the rows: nobody gets a token earlier because
-# others get one, too.
+# `np.median(step_ms) / 1000` is the second number. Do not divide it by the number of rows: nobody gets a token earlier
+# because others get one too.
 #
 # </details>
 
 
 # %% solution="13.1"
 def batch_numbers(wanted, step_ms):
-    """Return (tok/s of the batch, seconds of its middle step) from the tokens that rows want and step times in ms."""
+    """Return (throughput in tok/s, median step time in s) from the tokens each row wants and the step times in ms."""
     ### BEGIN SOLUTION
     return 1000 * sum(wanted) / sum(step_ms), np.median(step_ms) / 1000
     ### END SOLUTION
@@ -114,17 +114,18 @@ check("13.1", batch_numbers)
 # %% [markdown]
 # ## 2 · Two parts, two regimes
 #
-# A step has a part that does not depend on the batch (read the weights, start every operator) and a part per row
-# (arithmetic, reading that row's cache):
+# A step has a fixed part that does not depend on the batch size (reading the weights, starting every operator) and a
+# part per row (arithmetic, reading that row's KV cache):
 #
 # $$t(b) = a + d\,b \;[\text{s}] \qquad \text{throughput} = \frac{b}{a + d\,b} \longrightarrow \frac{1}{d} \qquad
 # \text{knee} = \frac{a}{d}$$
 #
-# Far below the **knee** rows are nearly free: twice the batch is twice the throughput. Far above it they are not: twice
-# the batch is twice the wait. At the knee both parts are equal, and half of the ceiling $1/d$ is reached.
+# Far below the **knee**, rows are nearly free: doubling the batch doubles the throughput. Far above it they are not:
+# doubling the batch doubles the wait. At the knee both parts are equal, and the throughput is half of its ceiling
+# $1/d$.
 #
-# The errors of a time are a share of it: 5 % of 6 ms and 5 % of 600 ms. So fit **relative** errors: divide each equation
-# $a + d\,b_i = t_i$ by $t_i$, then take least squares. **Worked example**, exact:
+# Timing errors are proportional to the time: 5 % of 6 ms, 5 % of 600 ms. So fit **relative** errors: divide each
+# equation $a + d\,b_i = t_i$ by $t_i$, then solve by least squares. **Worked example**, with exact values:
 
 # %% tags=["nbval-check-output"]
 for example_batch in (1, 16, 256):
@@ -136,30 +137,30 @@ print("knee: 8 ms / 0.5 ms = 16 rows")
 # %% [markdown] exercise="13.2" title="Two parts and the knee" minutes=15 difficulty=3 version=1
 # ### Exercise 13.2 · Two parts and the knee
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: the knee says where more batching stops being nearly free.*
+# *15 minutes · difficulty 3 of 5 · why it matters: the knee tells you where a larger batch stops being nearly free.*
 #
-# `batches` and `step_s` are lists of one length. Return `(fixed_s, per_row_s, knee)`, by least squares of the relative
-# errors. A knee that does not lie within the sweep (from the smallest to the largest batch, ends included) was not
-# measured: return `None` for it, also when a slope is not above 0.
+# `batches` and `step_s` are lists of equal length. Return `(fixed_s, per_row_s, knee)`, fitted by least squares on the
+# relative errors. A knee outside the sweep (from the smallest to the largest batch, ends included) was not measured:
+# return `None` for it, and also when the slope is not positive.
 #
 # <details><summary>Hint 1</summary>
 #
-# `np.linalg.lstsq(rows, right)[0]` solves rows · (a, d) = right. Divided by $t_i$ the row is $(1/t_i,\; b_i/t_i)$
-# and the right side is 1.
+# `np.linalg.lstsq(rows, right)[0]` solves rows · (a, d) = right. After dividing by $t_i$, each row is
+# $(1/t_i,\; b_i/t_i)$ and the right side is 1.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `rows = np.stack([1 / t, b / t], axis=1)` with arrays `t` and `b`. Then `min(batches) <= knee <= max(batches)`; the
-# batches may come in any order.
+# `rows = np.stack([1 / t, b / t], axis=1)` with arrays `t` and `b`. Then test `min(batches) <= knee <= max(batches)`;
+# the batches may come in any order.
 #
 # </details>
 
 
 # %% solution="13.2"
 def fit_step_time(batches, step_s):
-    """Return (fixed seconds, seconds per row, knee or None) of step times over batch sizes."""
+    """Return (fixed part in s, part per row in s, knee or None) from batch sizes and their step times."""
     ### BEGIN SOLUTION
     b, t = np.array(batches), np.array(step_s)
     rows = np.stack([1 / t, b / t], axis=1)  # (points, 2)
@@ -175,18 +176,18 @@ check("13.2", fit_step_time)
 # %% [markdown]
 # ## 3 · The sweep
 #
-# A sweep measures a **grid** of points in **rounds**. Three rules keep it honest, and `labkit.sweep` keeps them:
+# A sweep measures a **grid** of points in **rounds**. Three rules keep it honest, and `labkit.sweep` follows them:
 #
-# - each round visits every point once, in a random order (seeded): a machine that becomes warm and slow then does not look
-#   like a curve that bends;
-# - the sample is the **run**: a point's steps in one round share one moment of the machine, so they give one sample, their
-#   median, and the interval comes from the rounds;
-# - a finished visit is on the disk before the next begins. If the kernel dies, run the cell again: it goes on.
+# - each round visits every point once, in a random order (seeded), so that a machine that warms up and slows down does
+#   not look like a bend in the curve;
+# - the sample is the **run**: the steps of a point in one round share the machine's state at that time, so they give
+#   one sample, their median, and the interval comes from the rounds;
+# - each visit is saved to disk before the next begins. If the kernel dies, run the cell again: it resumes.
 
 # %%
 BATCHES = choose_by_budget(learner=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64), ci=(1, 2, 4, 8, 16, 32, 64))
 NUM_ROUNDS, NUM_STEPS, PROMPT = choose_by_budget(learner=8, ci=4), 12, 16
-LIMIT_S = 0.020  # what a user may wait for a token: 50 tok/s, faster than anybody reads
+LIMIT_S = 0.020  # the longest acceptable wait for a token: 50 tok/s, faster than anyone reads
 ARE_READY = all([ready("13.1"), ready("13.2")])
 
 if ARE_READY:
@@ -196,16 +197,17 @@ if ARE_READY:
     ids = np.array(tokenizer.backend_tokenizer.encode(text).ids)
     draws = np.random.default_rng(13)
     longest = getattr(model.config, "max_position_embeddings", 2048) - NUM_STEPS
-    print(f"{len(ids)} tokens of held-out code to cut prompts from; the model reads up to {longest + NUM_STEPS}")
+    print(f"{len(ids)} tokens of held-out code to cut prompts from; the model accepts up to {longest + NUM_STEPS}")
 
 # %% [markdown]
-# One run: read the prompts of all rows at once (**prefill**), then one step after the other (**decode**), each timed with
-# the device synchronized. No sampling, no library around it: this is the model's own cost.
+# One run processes the prompts of all rows at once (**prefill**), then takes one step after another (**decode**). Each
+# is timed with the device synchronized. There is no sampling and no library around it: this is the cost of the model
+# alone.
 
 
 # %%
 def run_batch(num_rows, num_prompt, num_steps):
-    """Return (prefill seconds, list of step times in ms) of a batch of real prompts, greedy."""
+    """Return (prefill time in s, list of step times in ms) of a batch of real prompts, decoded greedily."""
     begin = draws.integers(len(ids) - num_prompt, size=num_rows)
     prompts = torch.tensor(np.stack([ids[k : k + num_prompt] for k in begin]), device=model.device)  # (B, S)
     step_ms, device = [], str(model.device)
@@ -224,7 +226,7 @@ def run_batch(num_rows, num_prompt, num_steps):
 # %% [markdown]
 # ### Predict before you measure
 #
-# The throughput of batch 16: how many times that of batch 1 will it be on your machine?
+# How many times the throughput of batch 1 will batch 16 reach on your machine?
 
 # %% solution="13.p1"
 ### BEGIN SOLUTION stub: predict("13.p1", None, unit="x")
@@ -233,8 +235,9 @@ predict("13.p1", 10, unit="x")
 
 
 # %% [markdown]
-# `again` is the **control**: batch 8 a second time under another name, in the same rounds. It should *not* differ. The
-# time budget stops the sweep before a visit that would not fit; then the same call goes on without one.
+# `again` is the **control**: batch 8 measured a second time under another name, in the same rounds. It should *not*
+# differ. The time budget stops the sweep before a visit that would not fit; the same call without a budget then
+# finishes the sweep.
 
 
 # %%
@@ -252,12 +255,14 @@ if ARE_READY:
                                       settings={"steps": NUM_STEPS, "prompt": PROMPT})  # fmt: skip
     first = sweep_batches(budget_s=1.5)
     batch_sweep = sweep_batches()
-    print(f"{first.num_new} visits before the budget ended, {batch_sweep.num_new} after it, none twice")
+    print(f"{first.num_new} visits before the budget ran out, {batch_sweep.num_new} after it, none repeated")
 
 # %% [markdown]
-# **Lengths.** The prompt's length decides the prefill, the output's length how many steps there are. Both at batch 1.
+# **Lengths.** The prompt length determines the prefill, the output length the number of steps. Both are measured at
+# batch 1.
 #
-# A prediction first: a prompt 8 times as long, 512 tokens instead of 64. How many times as long is its prefill?
+# First a prediction: the prompt becomes 8 times as long, 512 tokens instead of 64. How many times as long does its
+# prefill take?
 
 # %% solution="13.p2"
 ### BEGIN SOLUTION stub: predict("13.p2", None, unit="x")
@@ -269,7 +274,7 @@ PROMPTS, OUTPUTS = choose_by_budget(learner=(8, 32, 64, 128, 256, 512, 960), ci=
 
 
 def measure_lengths(point):
-    """Measure one pair of lengths once, alone in its batch."""
+    """Measure one pair of lengths once, at batch 1."""
     run_batch(1, point["prompt"], 2)
     prefill_s, step_ms = run_batch(1, point["prompt"], point["output"])
     return {"prefill_s": [prefill_s], "step_s": [np.median(step_ms) / 1e3], "e2e_s": [prefill_s + sum(step_ms) / 1e3]}
@@ -284,14 +289,14 @@ if ARE_READY:
 # %% [markdown]
 # ## 4 · Users
 #
-# A server has **clients**: each sends a request, waits for its whole answer, and sends the next (a *closed loop*). vLLM
-# puts their requests into one batch, here at most `SEATS` rows; who finds no seat waits. **Little's law** holds for
-# anything that requests enter and leave:
+# A server has **clients**: each sends a request, waits for the complete answer, and sends the next (a *closed loop*).
+# vLLM puts their requests into one batch, here of at most `SEATS` rows; a request that finds no free seat waits.
+# **Little's law** holds for any system that requests enter and leave:
 #
-# $$\underbrace{N}_{\text{requests under way}} = \underbrace{X}_{\text{requests per second}} \times
+# $$\underbrace{N}_{\text{requests in flight}} = \underbrace{X}_{\text{requests per second}} \times
 # \underbrace{R}_{\text{mean seconds of a request}}$$
 #
-# A prediction: `SEATS` is 8. With 16 clients, how many times as long is the time to the first token as with 1 client?
+# A prediction: `SEATS` is 8. How many times as long is the time to first token with 16 clients as with 1 client?
 
 # %% solution="13.p3"
 ### BEGIN SOLUTION stub: predict("13.p3", None, unit="x")
@@ -306,18 +311,18 @@ OPTIONS = {} if machine.gpus else {"dtype": "float32"}
 if ARE_READY:
     share = {"gpu_memory_share": 0.5} if machine.gpus else {}
     server = servers.run_server("vllm", model=choice, max_num_seqs=SEATS, has_prefix_cache=False, **OPTIONS, **share)
-    print(f"vLLM ready after {server.start_s:.0f} s, holds {units.format_bytes(server.measure_memory()['pss_bytes'])}")
+    print(f"vLLM ready after {server.start_s:.0f} s, uses {units.format_bytes(server.measure_memory()['pss_bytes'])}")
 
 # %% [markdown]
-# Every visit sends fresh prompts of 64 tokens, at least two per client. In lab 12's words: TTFT, TPOT, end to end; each
-# run gives the mean over its requests. (Little's law is about means.)
+# Every visit sends new prompts of 64 tokens, at least two per client. The metrics are those of lab 12: TTFT, TPOT, and
+# end-to-end latency. Each run gives the mean over its requests. (Little's law is about means.)
 
 # %%
 drawn = iter(range(10**6))
 
 
 def measure_clients(point):
-    """Serve one closed loop once."""
+    """Run one closed loop once."""
     sizes = {"num_requests": max(4, 2 * point["clients"]), "prompt_tokens": 64, "output_tokens": OUTPUT}
     work = workload.draw_equal_lengths(ids, **sizes, num_warmup=0, seed=next(drawn))
     run = run_workload(server, work.measured, num_clients=point["clients"])
@@ -335,8 +340,9 @@ if ARE_READY:
 # %% [markdown]
 # ### The record
 #
-# All samples go into one record. A request's latency is split in three: what it would need to its first token **alone**
-# (prefill: the TTFT of one client in the same round), what came on top (**waiting**), and the rest (**decode**).
+# All samples go into one record. A request's latency is split into three parts: the time to its first token if it were
+# **alone** (prefill: the TTFT of one client in the same round), the rest of its TTFT (**waiting**), and the time after
+# its first token (**decode**).
 
 # %%
 if ARE_READY:
@@ -374,10 +380,10 @@ if ARE_READY:
 # %% [markdown]
 # ## 5 · Where does it bend?
 #
-# Your `fit_step_time` gives one number. How sure is it? `fit_regimes` gives the interval of all knees whose best curve is
-# not significantly worse, and it knows two shapes: `sum` is yours, the parts follow one another; with `max` they overlap,
-# the curve is flat first and has a corner. It may also answer *no knee within the sweep* (flat, or linear from the
-# beginning) and *cannot tell*.
+# Your `fit_step_time` gives one number. How certain is it? `fit_regimes` gives the interval of all knees whose best
+# curve is not significantly worse than the best of all. It knows two shapes: `sum` is yours, where one part follows
+# the other; in `max` they overlap, so the curve starts flat and has a corner. It can also answer *no knee within the
+# sweep* (the curve is flat, or linear from the start) or *cannot tell*.
 
 # %%
 if ARE_READY:
@@ -386,44 +392,46 @@ if ARE_READY:
     said = f"knee at batch {knee:.3g}" if knee else "no knee within the sweep"
     print(f"yours: fixed {units.format_seconds(fixed_s)}, per row {units.format_seconds(per_row_s)}, {said}")
     for shape, fit in fits.items():
-        print(f'shape "{shape}", at most {100 * fit.misfit:.0f} % off a point: {regimes.format_regimes(fit)}')
+        print(f'shape "{shape}", at most {100 * fit.misfit:.0f} % off at any point: {regimes.format_regimes(fit)}')
 
 # %% [markdown]
-# Which shape is yours? The one that leaves less over. A small model on a processor is often a sum: it starts operators, then
-# computes, one after the other, and a single row takes another, quicker path (a matrix times a *vector*) than two rows. A
-# GPU reads the weights while it computes, and has more of a corner.
+# Which shape is yours? The one with the smaller error. A small model on a CPU often follows `sum`: it starts
+# operators, then computes, one after the other, and a single row takes a different, faster path (a matrix times a
+# *vector*) than two rows. A GPU reads the weights while it computes, so its curve has more of a corner.
 #
 # ### The sweet spot
 #
 # A **latency limit** is a promise to the user: a token every 20 ms. The sweet spot is the batch size with the highest
-# throughput that keeps the promise. Since the measured time has an interval, its *whole* interval must keep the limit.
+# throughput that keeps this promise. Because the measured time has an interval, the *whole* interval must be within
+# the limit.
 
 # %% [markdown] exercise="13.3" title="The sweet spot" minutes=12 difficulty=3 version=1
 # ### Exercise 13.3 · The sweet spot
 #
-# *12 minutes · difficulty 3 of 5 · why it matters: throughput without a limit has no optimum, it only has victims.*
+# *12 minutes · difficulty 3 of 5 · why it matters: without a limit, throughput has no optimum, and the users pay for it.*
 #
-# `step_s` is a dict from batch size to the step times of its runs, in seconds. Return the batch size with the highest
-# throughput (batch over *mean* step time) among those whose 95 % interval of the mean, `stats.estimate_mean_interval`,
-# lies at or below `limit_s` as a whole. Of two with the same throughput take the smaller batch. If none keeps the limit,
-# return `None`. The check uses made-up sweeps, then recomputes your record.
+# `step_s` is a dict from batch size to the step times of its runs, in seconds. Consider only the batch sizes whose
+# whole 95 % interval of the mean, `stats.estimate_mean_interval`, is at or below `limit_s`. Among them, return the one
+# with the highest throughput (batch size divided by *mean* step time); if two have the same throughput, return the
+# smaller one. If no batch size keeps the limit, return `None`. The check uses made-up sweeps, then recomputes your
+# record.
 #
 # <details><summary>Hint 1</summary>
 #
-# First make a list of the batches that keep the limit: `stats.estimate_mean_interval(values).high <= limit_s`.
+# First list the batch sizes that keep the limit: `stats.estimate_mean_interval(values).high <= limit_s`.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# `max(sorted(good), key=..., default=None)` takes the first of equals, and `None` from an empty list.
+# `max(sorted(good), key=..., default=None)` returns the first of equals, and `None` for an empty list.
 #
 # </details>
 
 
 # %% solution="13.3"
 def find_sweet_spot(step_s, limit_s):
-    """Return the batch with the highest throughput whose whole interval keeps the limit, or None."""
+    """Return the batch size with the highest throughput whose whole interval is within the limit, or None."""
     ### BEGIN SOLUTION
     good = [b for b, values in step_s.items() if stats.estimate_mean_interval(values).high <= limit_s]
     return max(sorted(good), key=lambda b: b / np.mean(step_s[b]), default=None)
@@ -447,31 +455,31 @@ if ARE_READY and ready("13.3"):
     reveal("13.p1", rates[0] / rates[1], unit="x")
 
 # %% [markdown]
-# Prefill and decode answer to lengths in different ways: the prefill computes all prompt tokens, so it grows with them from
-# the start; a decode step computes one row, and the longer cache behind it costs little in a small model.
+# Prefill and decode depend on length in different ways. Prefill processes all prompt tokens, so it grows with them
+# from the start. A decode step processes one row, and reading the longer KV cache costs little in a small model.
 
 # %%
 if ARE_READY:
     curves = {name: {n: [1e3 * x for x in samples[f"prompt{n}_output8_{key}"]] for n in PROMPTS}
               for name, key in (("prefill", "prefill_s"), ("one decode step", "step_s"))}  # fmt: skip
     ends = [np.mean(curves["prefill"][n]) for n in (PROMPTS[-1], PROMPTS[0])]
-    title = f"Prefill takes {ends[0] / ends[1]:.2g} times as long from {PROMPTS[0]} to {PROMPTS[-1]} tokens"
+    title = f"Prefill takes {ends[0] / ends[1]:.2g} times as long for {PROMPTS[-1]} tokens as for {PROMPTS[0]}"
     figure = plot_curves(curves, x="prompt tokens (count)", y="time, ms", title=title, is_log_y=True)
     figure.show()
     print(plots.format_alternative(figure))
     reveal("13.p2", np.mean(curves["prefill"][512]) / np.mean(curves["prefill"][64]), unit="x")
     for n in OUTPUTS:
         values = [x / n for x in samples[f"prompt32_output{n}_e2e_s"]]
-        print(f"{n:>4} output tokens: {1e3 * np.mean(values):.3g} ms end to end per token")
+        print(f"{n:>4} output tokens: {1e3 * np.mean(values):.3g} ms per token, end to end")
 
 # %% [markdown]
-# **The control.** Batch 8 against itself should not differ. And one thing that batching should *not* help: the time that a
-# single request waits for its token. A batch shares a step; it does not shorten it.
+# **The control.** Batch 8 compared with itself should show no difference. And there is one thing that batching should
+# *not* improve: how long a single request waits for its token. A batch shares a step; it does not shorten it.
 
 # %%
 if ARE_READY:
-    for name, a, b in (("batch 8 over itself", "again8_step_s", "batch8_step_s"),
-                       ("one token in a batch of 64 over one alone", "batch64_step_s", "batch1_step_s")):  # fmt: skip
+    for name, a, b in (("batch 8 compared with itself", "again8_step_s", "batch8_step_s"),
+                       ("one token in a batch of 64 compared with one alone", "batch64_step_s", "batch1_step_s")):  # fmt: skip
         same = stats.compare(samples[a], samples[b])
         print(f"speed of {name}: {same.ratio:.3f} ({same.interval.low:.3f} to {same.interval.high:.3f}), {same.verdict}")
 
@@ -480,31 +488,36 @@ claim = published.load_claim("gpt-fast-bf16-decode")
 print(published.format_comparison(claim, lab="13", name="sweep", key="batch1_tok_per_s", record=record if ARE_READY else None))
 
 # %% [markdown]
-# **Not comparable** as absolute numbers: another model, another machine. What can be compared is the reason. There a step is
-# bound by reading 13 GB of weights, here by starting operators; both are a fixed part that one row pays alone, and both
-# have a knee.
+# **Not comparable** as absolute numbers: the model and the machine differ. What can be compared is the cause. There, a
+# step is bound by reading 13 GB of weights; here, by starting operators. Both are a fixed part that a single row pays
+# alone, and both have a knee.
 #
 # ## 6 · Where does the server saturate?
 #
-# Two lines bound any closed loop. With few clients nobody waits: $X \approx N / R_1$, where $R_1$ is the time of a request
-# that is **alone**. With many clients the server gives all it has: $X \approx X_{max}$. They meet at
+# Two lines bound the throughput of any closed loop. With few clients nobody waits: $X \approx N / R_1$, where $R_1$ is
+# the latency of a request that is **alone**. With many clients the server works at its limit: $X \approx X_{max}$. The
+# lines meet at
 #
 # $$N^* = X_{max} \times R_1 \quad [\text{requests}]$$
 #
-# Both lines are *bounds*: no loop lies above either. Beyond $N^*$ waiting is certain, before it only likely: in a batch every
-# row makes the step a little longer, so the curve bends early and reaches its top later, at the latest with the seats.
+# Both lines are upper *bounds*: no closed loop lies above either. Beyond $N^*$ waiting is certain; below it, waiting
+# is only likely. Every row in a batch makes the step a little longer, so the curve bends before $N^*$ and reaches its
+# maximum after it, at the latest when all seats are taken.
 
 # %% [markdown] exercise="13.4" title="Little's law and saturation" minutes=15 difficulty=3 version=1
 # ### Exercise 13.4 · Little's law and saturation
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: it tells how many users a server takes, and whether a load test lies.*
+# *15 minutes · difficulty 3 of 5 · why it matters: it tells you how many users a server can take, and whether to believe a
+# load test.*
 #
-# From a record like yours: `record.settings["clients"]` lists the numbers of clients (in any order), and for each N
-# `record.samples[f"clients{N}_req_per_s"]` and `[f"clients{N}_e2e_s"]` have one value per run. Return a dict:
+# The argument is a record like yours: `record.settings["clients"]` lists the numbers of clients (in any order). For
+# each N, `record.samples[f"clients{N}_req_per_s"]` and `record.samples[f"clients{N}_e2e_s"]` have one value per run.
+# Return a dict:
 #
 # - `record`: the record's id;
-# - `in_flight`: a dict from N to Little's law, the mean over the runs of (req/s · e2e of that run);
-# - `saturation`: $N^*$, the highest *mean* throughput times the *mean* latency with the fewest clients.
+# - `in_flight`: a dict from N to the requests in flight by Little's law, the mean over the runs of (req/s · e2e of
+#   that run);
+# - `saturation`: $N^*$, the highest *mean* throughput times the *mean* latency at the fewest clients.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -514,14 +527,14 @@ print(published.format_comparison(claim, lab="13", name="sweep", key="batch1_tok
 #
 # <details><summary>Hint 2</summary>
 #
-# For the saturation take the mean throughput of each N, then the largest of them, and `min(clients)` for the latency.
+# For the saturation, compute the mean throughput of each N and take the largest; use `min(clients)` for the latency.
 #
 # </details>
 
 
 # %% solution="13.4"
 def read_saturation(record):
-    """Return {"record", "in_flight": {N: requests under way}, "saturation": clients where the two lines meet}."""
+    """Return {"record", "in_flight": {N: requests in flight}, "saturation": clients where the two lines meet}."""
     ### BEGIN SOLUTION
     clients = record.settings["clients"]
     rate = {n: np.array(record.samples[f"clients{n}_req_per_s"]) for n in clients}
@@ -538,13 +551,13 @@ check("13.4", read_saturation)
 # %%
 if ARE_READY and ready("13.4"):
     read = read_saturation(find_record(record.id))
-    print(f"saturation at {read['saturation']:.3g} clients by the two lines; the server has {SEATS} seats")
+    print(f"the two lines meet at {read['saturation']:.3g} clients; the server has {SEATS} seats")
     for num in CLIENTS:
-        print(f"{num:>3} clients: {read['in_flight'][num]:.2f} requests under way by Little's law")
+        print(f"{num:>3} clients: {read['in_flight'][num]:.2f} requests in flight by Little's law")
 
 # %% [markdown]
-# Little's law checks the *client*: if the number falls clearly below N, the load generator was the slow part (or the run too
-# short: at its end seats stay empty, which is why the largest N falls a little short here).
+# Little's law checks the *client*: if the number is clearly below N, the load generator was the bottleneck, or the run
+# was too short. (Seats stay empty at the end of a run, which is why the largest N falls a little short here.)
 
 # %%
 if ARE_READY and ready("13.4"):
@@ -552,23 +565,24 @@ if ARE_READY and ready("13.4"):
     alone_s, top = np.mean(samples["clients1_e2e_s"]), max(np.mean(x) for x in rates["vLLM"].values())
     fine = [float(n) for n in np.geomspace(1, 1.2 * read["saturation"], 30)]
     bound = {"few clients, nobody waits": {n: OUTPUT * n / alone_s for n in fine},
-             "all that the server has": dict.fromkeys(CLIENTS, top)}  # fmt: skip
+             "many clients, the server at its limit": dict.fromkeys(CLIENTS, top)}  # fmt: skip
     gain = stats.compare(rates["vLLM"][16], rates["vLLM"][8], better="higher")
     interval = f"{gain.interval.low:.2g} to {gain.interval.high:.2g}"
-    title = f"Lines meet at {read['saturation']:.2g} clients; 16 over 8 clients: {gain.ratio:.2g}x ({interval}) the throughput"
+    title = f"Lines meet at {read['saturation']:.2g} clients; 16 clients reach {gain.ratio:.2g}x ({interval}) the throughput of 8"
     figure = plot_curves(rates, x="clients (count)", y="throughput, tok/s", title=title, estimates=bound)
     figure.show()
     print(plots.format_alternative(figure))
 
 # %% [markdown]
-# ## 7 · Break it: the latency that does not wait
+# ## 7 · Break it: a latency without the wait
 #
-# Here is a believable mistake: a dashboard shows the **TPOT** as "latency", because it is the time of a step. The limit says
-# 50 ms a token. How many clients may the server have? And what does a user feel, who counts from the moment of asking?
+# Here is a believable mistake: a dashboard shows the **TPOT** as "latency", because it is the time of a step. The
+# limit is 50 ms per token. How many clients can the server have? And what do users feel, who count from the moment
+# they ask?
 
 # %%
 if ARE_READY:
-    felt = {"TPOT (wrong: it begins at the first token)": "tpot_s", "TTFT": "ttft_s"}
+    felt = {"TPOT (wrong: it starts at the first token)": "tpot_s", "TTFT": "ttft_s"}
     curves = {name: {num: [1e3 * x for x in samples[f"clients{num}_{key}"]] for num in CLIENTS} for name, key in felt.items()}
     curves["end to end per token (felt)"] = {num: [1e3 * x / OUTPUT for x in samples[f"clients{num}_e2e_s"]] for num in CLIENTS}
     first = [np.mean(samples[f"clients{num}_ttft_s"]) for num in (16, 1)]
@@ -579,12 +593,13 @@ if ARE_READY:
     reveal("13.p3", first[0] / first[1], unit="x")
 
 # %% [markdown]
-# **What you should see.** Beyond the seats the TPOT stays where it was: a request that has a seat gets its tokens as before.
-# The wait is before the first token, and only TTFT and end to end know it. A sweet spot that is chosen by TPOT alone has no
-# upper end; with the closed loop of 16 clients and 8 seats every second request stands in the queue.
+# **What you should see.** With more clients than seats the TPOT stays where it was: a request that has a seat gets its
+# tokens as before. The wait comes before the first token, and only TTFT and end-to-end latency show it. Judged by TPOT
+# alone, the sweet spot has no upper end; in the closed loop of 16 clients and 8 seats, every second request is in the
+# queue.
 #
-# A second mistake in the same family counts the **padded** rows. Eight rows of mixed lengths, as they would run in a
-# static batch:
+# A related mistake counts the **padded** rows. Here are eight rows of mixed lengths, as they would run in a static
+# batch:
 
 # %%
 if ARE_READY:
@@ -593,34 +608,35 @@ if ARE_READY:
     right, _ = batch_numbers(wanted, step_ms)
     padded, _ = batch_numbers([max(wanted)] * len(wanted), step_ms)
     shown = [units.format_rate(rate, "tok/s") for rate in (right, padded)]
-    print(f"wanted tokens {shown[0]}; with the padding {shown[1]}, {padded / right:.2f} times as many")
+    print(f"wanted tokens only: {shown[0]}; with padding: {shown[1]}, {padded / right:.2f} times as many")
 
 # %% [markdown]
 # ## 8 · The milestone of phase 1
 #
 # *You can profile a model, find its slowest part and explain its memory; measure a serving baseline and name the main
-# latency component.* These are claims over **your own** records: the profile of lab 11, the engines of lab 12, the sweep of
-# this lab. Every claim cites its record, and is recomputed from its samples.
+# latency component.* These are claims about **your own** records: the profile of lab 11, the engines of lab 12, the
+# sweep of this lab. Every claim cites its record and is recomputed from that record's samples.
 
 # %% [markdown] exercise="13.5" title="Milestone of phase 1" minutes=15 difficulty=3 version=1 stretch=true
 # ### Exercise 13.5 · Milestone of phase 1
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: it is the sentence that you may say after this phase, with evidence.*
-# Not needed for this lab (it stands on three), but for the phase.
+# *15 minutes · difficulty 3 of 5 · why it matters: after this phase you can make this claim, with evidence.*
+# The phase needs it; this lab does not, because the milestone uses the records of three labs.
 #
-# Write `claim_milestone(profile, engines, sweep)` for three records. Return a dict of claims:
+# Write `claim_milestone(profile, engines, sweep)`, which takes three records and returns a dict of claims:
 #
 # - `profile`, `engines`, `sweep`: the ids of the records;
-# - `slowest_part`: the operator with the largest mean of its samples `decode_OPERATOR_self_fraction` in the profile;
-# - `largest_memory`: `"weights"`, `"kv_cache"` or `"activations"`, by `weights_bytes` and so on in the profile;
+# - `slowest_part`: the operator whose samples `decode_OPERATOR_self_fraction` in the profile have the largest mean;
+# - `largest_memory`: `"weights"`, `"kv_cache"` or `"activations"`, whichever is the largest by `weights_bytes`,
+#   `kv_cache_bytes` and `activations_bytes` in the profile;
 # - `tok_per_s`, `low`, `high`: the baseline, vLLM on mixed lengths (`mixed_vllm_tok_per_s` in engines): geometric mean and
 #   95 % interval over the runs, on the log scale as in lab 12;
-# - `main_latency`: `"waiting"`, `"prefill"` or `"decode"`: the largest mean of `clientsN_waiting_s`, `clientsN_prefill_s`,
-#   `clientsN_decode_s` in the sweep, N being the most clients of `settings["clients"]`.
+# - `main_latency`: `"waiting"`, `"prefill"` or `"decode"`, whichever has the largest mean among `clientsN_waiting_s`,
+#   `clientsN_prefill_s` and `clientsN_decode_s` in the sweep, where N is the largest number in `settings["clients"]`.
 #
 # <details><summary>Hint 1</summary>
 #
-# `max(shares, key=shares.get)` gives the name with the largest value of a dict. `key.removeprefix("decode_")` and
+# `max(shares, key=shares.get)` gives the name with the largest value in a dict. `key.removeprefix("decode_")` and
 # `.removesuffix("_self_fraction")` leave the operator.
 #
 # </details>
@@ -634,7 +650,7 @@ if ARE_READY:
 
 # %% solution="13.5"
 def claim_milestone(profile, engines, sweep):
-    """Return the claims of phase 1 over the records of labs 11, 12 and 13."""
+    """Return the claims of phase 1 from the records of labs 11, 12 and 13."""
     ### BEGIN SOLUTION
     start, end = "decode_", "_self_fraction"
     shares = {key.removeprefix(start).removesuffix(end): np.mean(values)
@@ -661,13 +677,13 @@ if has_records(load_lab_module("13", "milestone").PHASE_1):
 #
 # You saw three things:
 #
-# 1. a step has a fixed part and a part per row; the knee between them says how far batching is nearly free, and it has an
-#    interval;
-# 2. a sweet spot needs a limit, and the whole interval must keep it;
-# 3. beyond saturation more users bring no throughput, only waiting, and a TPOT does not see it.
+# 1. a step has a fixed part and a part per row; the knee between them tells you how far batching is nearly free, and
+#    it has an interval;
+# 2. a sweet spot needs a limit, and the whole interval must be within it;
+# 3. beyond saturation, more users bring no throughput, only waiting, and the TPOT does not show it.
 #
-# One thing this does **not** show: users who come whether the server keeps up or not. A closed loop is polite, its clients
-# wait; lab 33 opens it.
+# One thing this lab does **not** show: users who arrive whether or not the server keeps up. In a closed loop the
+# clients wait for the server; lab 33 opens the loop.
 
 # %%
 if ARE_READY and ready("13.3") and ready("13.4"):
@@ -677,20 +693,20 @@ if ARE_READY and ready("13.3") and ready("13.4"):
     print(f"{choice.name} on {machine.cpu.name}, {NUM_ROUNDS} rounds, {record.time[:10]}, record {record.id}")
 
 # %% [markdown]
-# **A finding, if you like** (not required): one paragraph, 80 to 300 words, on where your machine bends and what batch you
-# would choose, citing your record's id. Every number in it is checked against the record.
+# **A finding, if you like** (not required): one paragraph, 80 to 300 words, on where your machine's curve bends and
+# which batch size you would choose, citing your record's id. Every number in it is checked against the record.
 
 # %%
 ### BEGIN SOLUTION stub: note("13", None)
 p50 = {key: values["p50"] for key, values in find_record(record.id).summary.items()}
 most = max(CLIENTS)
-note("13", f"""Record {record.id} holds a sweep of the batch size, of lengths, and of the users of a server. Alone, one row
+note("13", f"""Record {record.id} has three sweeps: the batch size, the lengths, and the users of a server. Alone, one row
 gets a token in {1e3 * p50["batch1_step_s"]:.3g} ms, which is {p50["batch1_tok_per_s"]:.3g} tok/s. With 64 rows a step takes
-{1e3 * p50["batch64_step_s"]:.3g} ms, and the batch gives {p50["batch64_tok_per_s"]:.4g} tok/s: the step is longer, but far
-from as many times as there are rows, because a large part of it is fixed. Batch 16 gives {p50["batch16_tok_per_s"]:.3g} tok/s.
+{1e3 * p50["batch64_step_s"]:.3g} ms, and the batch gives {p50["batch64_tok_per_s"]:.4g} tok/s: the step is longer, but not
+in proportion to the rows, because a large part of it is fixed. Batch 16 gives {p50["batch16_tok_per_s"]:.3g} tok/s.
 The server with {SEATS} seats gave {p50["clients8_tok_per_s"]:.3g} tok/s with 8 clients, and with {most} clients no more
 than {p50[f"clients{most}_tok_per_s"]:.3g} tok/s, while the first token took {1e3 * p50[f"clients{most}_ttft_s"]:.4g} ms instead of
-{1e3 * p50["clients1_ttft_s"]:.3g} ms. I would give it as many users as it has seats, and let nobody judge it by its time per
+{1e3 * p50["clients1_ttft_s"]:.3g} ms. I would give it as many users as it has seats, and would not judge it by its time per
 token alone.""")
 ### END SOLUTION
 
@@ -720,19 +736,19 @@ quiz("13.q4", "d")
 # %% solution="13.q5"
 ### BEGIN SOLUTION stub: quiz("13.q5")
 quiz("13.q5", """I would ask for a latency limit first, then sweep the number of clients with our own lengths in interleaved
-rounds, find where throughput stops growing and where TTFT and TPOT leave their limits, and take the largest load whose
-whole interval keeps both. I would leave room for bursts, because a closed loop is kinder than real users.""")  # fmt: skip
+rounds, find where throughput stops growing and where TTFT and TPOT exceed their limits, and take the largest load whose
+whole interval keeps both. I would leave headroom for bursts, because a closed loop is kinder than real users.""")  # fmt: skip
 ### END SOLUTION
 
 # %% [markdown]
 # ## 10 · Done
 #
-# The server stops, the model's memory is given back.
+# Stop the server and release the model's memory.
 
 # %%
 if ARE_READY:
     server.stop()
-    print("processes of the server:", len(server.pids))
+    print("server processes left:", len(server.pids))
     print(memory.measure_release(globals(), "model", "tokenizer"))
 
 # %%

@@ -1,7 +1,7 @@
-"""The milestone of phase 1, and made-up records for its check: each set has other winners, and decoys beside every answer.
+"""The milestone of phase 1, and made-up records for its check: each set has different answers, with decoys beside each.
 
-It reads of lab 11 ("profile") decode_OPERATOR_self_fraction and weights_bytes, kv_cache_bytes, activations_bytes; of
-lab 12 ("engines") mixed_vllm_tok_per_s; of lab 13 ("sweep") the setting `clients` and clientsN_waiting_s,
+From lab 11 ("profile") it reads decode_OPERATOR_self_fraction and weights_bytes, kv_cache_bytes, activations_bytes; from
+lab 12 ("engines") mixed_vllm_tok_per_s; from lab 13 ("sweep") the setting `clients` and clientsN_waiting_s,
 clientsN_prefill_s, clientsN_decode_s.
 """
 
@@ -52,7 +52,7 @@ PHASE_1 = Milestone(
 
 
 def make_samples(seed: int, *, slowest: str, prefill: str, memory: str, latency: str, alone: str) -> dict[str, tuple]:
-    """Return {claim: (samples, settings)} of one made-up set of records whose answers are the given ones."""
+    """Return {claim: (samples, settings)} of one made-up set of records with the given answers."""
     draw = random.Random(seed)
 
     def around(middle, n=4):
@@ -60,14 +60,14 @@ def make_samples(seed: int, *, slowest: str, prefill: str, memory: str, latency:
 
     profile = {}
     for phase, top in (("decode", slowest), ("prefill", prefill)):
-        # The winner of the other phase comes second: it is never mistaken for the smallest.
+        # The answer of the other phase comes second, so that it is not also the smallest.
         middle = {name: 0.4 if name == top else 0.25 if name in (slowest, prefill) else draw.uniform(0.05, 0.15)
                   for name in _OPERATORS}  # fmt: skip
         profile |= {f"{phase}_{name}_self_fraction": around(middle[name]) for name in _OPERATORS}
         other = next(name for name in _OPERATORS if name not in (slowest, prefill))
-        if phase == "decode" and seed == 2:  # another part leads in the first profile, and has the highest single share
+        if phase == "decode" and seed == 2:  # another operator leads in the first sample, with the highest single share
             profile[f"decode_{other}_self_fraction"] = [0.47, 0.2, 0.18, 0.21]
-        if phase == "decode" and seed == 3:  # the slowest part leads in the mean only, another one in the median
+        if phase == "decode" and seed == 3:  # the slowest operator leads only by the mean, another one by the median
             profile[f"decode_{slowest}_self_fraction"] = [0.21, 0.8, 0.22, 0.2]
             profile[f"decode_{other}_self_fraction"] = [0.3, 0.29, 0.28, 0.3]
         profile |= {f"{phase}_step_s": around(0.01), f"{phase}_idle_fraction": around(0.9)}  # not an operator's share

@@ -20,7 +20,7 @@ from labkit.views import Outcome
 
 
 class _Rows(LearnerFunction):
-    """Makes a tuple of an answer of `size` parts, so that a list does as well, and says so where it has other parts."""
+    """Turns an answer of `size` parts into a tuple, so that a list passes too; fails if the number of parts differs."""
 
     __slots__ = ("size",)
 
@@ -33,7 +33,7 @@ class _Rows(LearnerFunction):
         if got is None:
             return None
         if not isinstance(got, tuple | list) or len(got) != self.size:
-            fail(f"{self.call}: the answer has {self.size} parts, in the order of the exercise, and this is "
+            fail(f"{self.call}: the answer has {self.size} parts, in the order of the exercise; got "
                  f"{shorten(repr(got), 60)}.")  # fmt: skip
         return tuple(got)
 
@@ -49,27 +49,27 @@ _READ_CASES = [
          why="three tokens have two gaps, and the request was due 0.25 s before it was sent."),
     Case((1.0, 1.0, 0.5, [0.5]),
          (2.0, 2.0, [(2.125, _ROLE), (3.0, {"content": "a"}), (3.5, {"content": "b"})], 2),
-         why="a delta with only a role says that the server is there: no token has come yet."),
+         why="a delta with only a role shows that the server is there, but no token has come yet."),
     Case((1.0, 1.5, 0.25, [0.5]),
          (3.5, 4.0, [(4.25, {"role": "assistant", "content": ""}), (5.0, {"role": "assistant", "content": "a"}),
                      (5.5, {"content": "bc"}), (5.75, {"content": ""}), (6.0, {})], 3),
          why="the empty deltas around the answer carry nothing; one chunk carried two tokens."),
     Case((0.5, 0.5, 0.25, [0.25, 0.5]),
          (0.0, 0.0, [(0.5, {"reasoning_content": "hm"}), (0.75, {"content": "a"}), (1.25, {"content": "b"})], 4),
-         why="reasoning is content: the user sees it, and the server has made it."),
+         why="reasoning is content: the user sees it, and the server generated it."),
     Case((0.5, 1.5, 0.5, [1.0]),
          (7.0, 8.0, [(8.25, _ROLE), (8.5, _TOOL), (9.5, {"tool_calls": [{"index": 0}]})], 3),
-         why="a tool call is content: it is all that this answer has."),
+         why="a tool call is content: it is all this answer has."),
     Case((0.25, 0.25, 0.25, [0.25]),
          (1.0, 1.0, [(1.25, {"content": "\n"}), (1.5, {"content": " "})], 2),
-         why="a space or a new line is content as well: a token made it."),
+         why="a space or a newline is content too: a token produced it."),
     Case((1.25, 2.25, None, []), (3.0, 4.0, [(4.5, _ROLE), (5.25, {"content": "a"}), (5.5, {"content": None})], 1),
-         why="one token has no gap: its TPOT is None and there are no gaps."),
+         why="a single token has no gaps: its TPOT is None and the list of gaps is empty."),
     Case((0.75, 0.75, 0.0, []), (6.0, 6.0, [(6.75, {"content": "abc"})], 4),
-         why="four tokens in one chunk: their TPOT is 0, and 0 is known, not None."),
+         why="four tokens in one chunk: their TPOT is 0, which is a known value, not None."),
     Case((None, None, None, []), (1.0, 1.5, [(2.0, _ROLE), (2.5, {"content": ""}), (3.0, {})], 0),
-         why="no content came: three times None, and no gap."),
-    Case((None, None, None, []), (1.0, 1.5, [], 0), why="no event came: three times None, and no gap."),
+         why="no content arrived: return None three times, and no gaps."),
+    Case((None, None, None, []), (1.0, 1.5, [], 0), why="no event arrived: return None three times, and no gaps."),
 ]  # fmt: skip
 
 
@@ -98,20 +98,20 @@ def _draw_read_cases(num: int) -> list[Case]:
 
 
 def check_1(read_request) -> Outcome:
-    """One request from its log of events; the random logs are built from their gaps."""
+    """One request from its log of events; random logs are built from their gaps."""
     expect_function(read_request, "read_request")
     expect_cases(_Rows(read_request, size=4), [*_READ_CASES, *_draw_read_cases(30)])
-    return passed("a role is no token, a reasoning is one, and the user's wait begins when the request was due.")
+    return passed("a role is not a token, reasoning is, and the user's wait begins when the request is due.")
 
 
 def check_2(draw_schedule) -> Outcome:
-    """A Poisson schedule, by its statistics over many seeds; whatever way it was drawn."""
+    """A Poisson schedule, by its statistics over many seeds, however it was drawn."""
     expect_function(draw_schedule, "draw_schedule")
     seen = expect_poisson(draw_schedule)
-    return passed("absolute times, seeded, neither rescaled nor cut to a number: users who do not wait for you.", seen)
+    return passed("absolute times from a seed, not rescaled, not a fixed number: users who do not wait for you.", seen)
 
 
-# 33.3: made-up runs of (due, sent, first chunk); the client is bad beyond this lag.
+# 33.3: made-up runs of (due, sent, first chunk); a client with a larger lag is INVALID.
 _BOUND_S = 0.010
 
 
@@ -128,31 +128,31 @@ def _make_run(num, *, gap_s=0.02, service_s=0.02, stalls=(), unsent=(), failed=(
 
 
 _RUNS = [
-    (_make_run(500, stalls=[(4.0, 5.0)]), "the client slept for a second, and 50 of 500 requests left late."),
+    (_make_run(500, stalls=[(4.0, 5.0)]), "the client stalled for a second, and 50 of 500 requests were sent late."),
     (_make_run(320, spread_s=0.5, seed=1), "nothing was late: both percentiles are the same, and the run is valid."),
     (_make_run(320, late=[(77, 2.0)], spread_s=0.1, seed=2),
-     "one late request of 320 does not reach the 99th percentile."),
-    (_make_run(298, spread_s=0.3, seed=3), "298 samples have no 95 % interval for p99: n is too small, say None."),
+     "one late request in 320 does not reach the 99th percentile."),
+    (_make_run(298, spread_s=0.3, seed=3), "298 samples have no 95 % interval for p99: n is too small, return None."),
     (_make_run(299, spread_s=0.3, seed=4), "299 are enough."),
     (_make_run(302, spread_s=0.3, failed=range(4), seed=5), "4 of 302 failed: 298 latencies are too few."),
     (_make_run(345, spread_s=0.4, failed=range(100, 140), stalls=[(2.0, 2.8)], seed=6),
-     "a failed request has no latency, but its sending was late like any other's."),
+     "a failed request has no latency, but its lag counts like any other's."),
     (_make_run(320, spread_s=0.4, unsent=range(310, 320), seed=7), "ten requests were due and never sent: INVALID."),
     (_make_run(310, late=[(k, _BOUND_S / 2) for k in range(310)], spread_s=0.1, seed=8),
-     "a lag of half the bound, on all: valid."),
+     "every request has a lag of half the bound: valid."),
     ([(0.0, 0.01, 0.05 + k / 1000) for k in range(300)],
-     "all were due at once and left 10 ms later: exactly the bound holds."),
+     "all were due at once and sent 10 ms later: a lag of exactly 10 ms is valid."),
     (_make_run(320, late=[(k, 0.02) for k in range(0, 320, 20)], spread_s=0.1, seed=9),
-     "one request in twenty left 20 ms late: mean and median of the lag do not show it, its p99 does."),
-    (_make_run(310, late=[(k, 0.02) for k in range(310)], spread_s=0.1, seed=11), "all of them left 20 ms late."),
-    (_make_run(40, stalls=[(0.3, 0.5)], seed=10), "40 requests are too few for p99, yet their lags are all known."),
-    (_make_run(20, failed=range(20)), "all failed: no latency at all, yet the client did its part on time."),
+     "one request in twenty was sent 20 ms late: the mean and median lag do not show it, the p99 does."),
+    (_make_run(310, late=[(k, 0.02) for k in range(310)], spread_s=0.1, seed=11), "all of them were sent 20 ms late."),
+    (_make_run(40, stalls=[(0.3, 0.5)], seed=10), "40 requests are too few for a p99 latency, but all their lags are known."),
+    (_make_run(20, failed=range(20)), "all failed: there are no latencies, but the client sent everything on time."),
     (_make_run(3, unsent=range(3)), "nothing was sent: no numbers, INVALID."),
 ]  # fmt: skip
 
 
 def _judge_run(rows):
-    """Return (p99 from the sending, p99 from the schedule, p99 of the lag, verdict), None where n is too small."""
+    """Return (p99 from the send time, p99 from the schedule, p99 of the lag, verdict), None if n is too small."""
 
     def p99(values, at_least):
         return float(np.percentile(values, 99)) if len(values) >= at_least else None
@@ -168,7 +168,7 @@ _RUN_CASES = [Case(_judge_run(rows), (rows,), why=why) for rows, why in _RUNS]
 
 
 def check_3(judge_run) -> Outcome:
-    """What the run hid, and whether its client can be believed."""
+    """What the run hid, and whether its client can be trusted."""
     expect_function(judge_run, "judge_run")
     function = _Rows(judge_run, size=4)
     for case in _RUN_CASES:
@@ -176,7 +176,7 @@ def check_3(judge_run) -> Outcome:
         if isinstance(got, tuple) and not (isinstance(got[3], str) and got[3] in ("valid", "INVALID")):
             fail(f"the verdict is {shorten(repr(got[3]), 40)}: write valid or INVALID.")
     expect_cases(function, _RUN_CASES)
-    return passed("the stall is back in the numbers, and a client that was late says so itself.")
+    return passed("the numbers show the stall again, and a run with a late client says so itself.")
 
 
 def _run(rate_per_s, *kinds, window_s=16.0):
@@ -191,36 +191,36 @@ def _run(rate_per_s, *kinds, window_s=16.0):
 _SLO = {"ttft_s": 0.5, "tpot_s": 0.125}
 _ONLY_TPOT = {"tpot_s": 0.125}
 _KNEES = [
-    ([_run(4.0, (64, 0.25, 0.0625))], _SLO, {}, "64 requests in 16 s, all good: 4 a second."),
-    ([_run(4.0, (96, 0.5, 0.125), (4, 0.25, 0.03125))], _SLO, {}, "exactly the limit is kept: equality meets an SLO."),
-    ([_run(8.0, (95, 0.25, 0.0625), (5, 0.75, 0.0625))], _SLO, {}, "five of a hundred wait too long: p99 is not kept."),
+    ([_run(4.0, (64, 0.25, 0.0625))], _SLO, {}, "64 requests in 16 s, all good: 4 per second."),
+    ([_run(4.0, (96, 0.5, 0.125), (4, 0.25, 0.03125))], _SLO, {}, "a value equal to the limit meets an SLO."),
+    ([_run(8.0, (95, 0.25, 0.0625), (5, 0.75, 0.0625))], _SLO, {}, "five in a hundred wait too long: the p99 promise is broken."),
     ([_run(8.0, (60, 0.25, 0.0625), (40, 0.25, 0.25))], _SLO, {},
-     "a good first token does not make up for a slow stream."),
-    ([_run(8.0, (80, 0.25, 0.0625), (20, None))], _SLO, {}, "a failed request is not good, and it counts."),
-    ([_run(8.0, (50, 0.25, None), (50, 0.25, 0.0625))], _SLO, {}, "one token has no TPOT: its TTFT alone decides."),
+     "a fast first token does not make up for a slow stream."),
+    ([_run(8.0, (80, 0.25, 0.0625), (20, None))], _SLO, {}, "a failed request is not good, but it counts."),
+    ([_run(8.0, (50, 0.25, None), (50, 0.25, 0.0625))], _SLO, {}, "a request of one token has no TPOT: its TTFT alone decides."),
     ([_run(8.0, (30, 0.25, None), (30, 0.25, 0.0625), (30, 0.25, 0.25))], _ONLY_TPOT, {},
-     "where only TPOT is promised, a request of one token neither meets nor misses it: leave it out."),
+     "if only TPOT is promised, a request of one token neither meets nor misses it: leave it out."),
     ([_run(8.0, (12, 0.25, None))], _ONLY_TPOT, {},
-     "nothing could be judged: the fraction is None, and nothing is kept."),
-    ([_run(2.0, (99, 0.25, 0.0625), (1, 0.75, 0.0625))], _SLO, {}, "99 of 100 is 99 %: kept."),
+     "no request can be judged: the fraction is None, and the promise is not kept."),
+    ([_run(2.0, (99, 0.25, 0.0625), (1, 0.75, 0.0625))], _SLO, {}, "99 of 100 is 99 %: the promise is kept."),
     ([_run(2.0, (19, 0.25, 0.0625), (1, 0.75, 0.0625))], _SLO, {"share": 0.95},
-     "with a promise for 95 %, 19 of 20 keep it."),
+     "with a promise for 95 %, 19 good requests of 20 are enough."),
     ([_run(8.0, (128, 0.25, 0.0625)), _run(2.0, (32, 0.25, 0.0625)), _run(4.0, (64, 0.25, 0.0625)),
       _run(16.0, (200, 0.25, 0.0625), (56, 0.75, 0.0625)), _run(32.0, (300, 0.25, 0.0625), (212, None))], _SLO, {},
      "the highest rate that keeps the promise is 8, in whatever order the runs are listed."),
     ([_run(2.0, (32, 0.25, 0.0625)), _run(4.0, (48, 0.25, 0.0625), (16, 0.75, 0.0625)), _run(8.0, (128, 0.25, 0.0625))],
-     _SLO, {}, "8 was kept, 4 was not: a rate counts only if all lower ones hold as well. Look at that machine again."),
+     _SLO, {}, "8 holds and 4 does not: a rate counts only if all lower rates hold too. Check that machine."),
     ([_run(2.0, (10, 0.25, 0.0625), (22, 0.75, 0.0625)), _run(4.0, (20, 0.75, 0.25))], _SLO, {},
-     "not even the lowest rate holds: the knee is None."),
+     "not even the lowest rate keeps the promise: the knee is None."),
     ([_run(4.0, (64, 0.25, 0.0625)), _run(8.0, (256, 0.25, 0.0625), window_s=64.0)], _SLO, {},
-     "each run has a window of its own."),
+     "each run has its own window."),
     ([_run(4.0, (40, 0.75, 0.03125), (24, 0.25, 0.0625))], {"ttft_s": 1.0, "tpot_s": 0.03125}, {},
-     "another promise: its first token may take a second, its stream must be faster."),
+     "a different promise: the first token may take a second, but the stream must be faster."),
 ]  # fmt: skip
 
 
 def _find_knee(runs, slo, share=0.99):
-    """Return the answer to 33.4 by counting misses, where the solution collects marks."""
+    """Return the answer to 33.4 by counting misses; the solution collects marks instead."""
     goods, kept = [], []
     for run in runs:
         judged = [r for r in run["requests"] if r is None or any(r[name] is not None for name in slo)]
@@ -240,7 +240,7 @@ _KNEE_CASES = [Case(_find_knee(runs, slo, **more), (runs, slo), more, why=why) f
 
 
 def _draw_knee_cases(num: int) -> list[Case]:
-    """Draw runs with mixed requests; their answer is counted by hand."""
+    """Draw runs with mixed requests; the answer comes from counting misses."""
     draw, cases = random.Random(334), []
     for _ in range(num):
         runs = []
@@ -254,12 +254,14 @@ def _draw_knee_cases(num: int) -> list[Case]:
                 requests.append(None if slow and draw.random() < 0.3 else value)
             runs.append({"rate_per_s": rate_per_s, "window_s": draw.choice((8.0, 16.0)), "requests": requests})
         slo = draw.choice((_SLO, {"ttft_s": 0.375, "tpot_s": 0.0625}))
-        cases.append(Case(_find_knee(runs, slo), (runs, slo), why="good: every SLO met; failed ones are not good."))
+        cases.append(
+            Case(_find_knee(runs, slo), (runs, slo), why="good means every SLO is met; failed ones are not good.")
+        )
     return cases
 
 
 class _Goods(LearnerFunction):
-    """Makes (list of pairs, knee) of an answer, whatever rows it is written in."""
+    """Turns an answer into (list of pairs, knee), whether it uses lists or tuples."""
 
     def __call__(self, *args, **kwargs):
         got = LearnerFunction.__call__(self, *args, **kwargs)
@@ -267,7 +269,7 @@ class _Goods(LearnerFunction):
             return None
         is_two = isinstance(got, tuple | list) and len(got) == 2 and isinstance(got[0], tuple | list)
         if not is_two or not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in got[0]):
-            fail(f"{self.call}: the answer is ([(goodput, good fraction) of each run], knee), and this is "
+            fail(f"{self.call}: the answer is ([(goodput, good fraction) of each run], knee); got "
                  f"{shorten(repr(got), 60)}.")  # fmt: skip
         return [tuple(pair) for pair in got[0]], got[1]
 
@@ -277,7 +279,7 @@ def check_4(find_knee) -> Outcome:
     expect_function(find_knee, "find_knee")
     function = _Goods(find_knee.function, find_knee.exercise, find_knee.reference_name)
     expect_cases(function, [*_KNEE_CASES, *_draw_knee_cases(10)])
-    return passed("a promise is kept per request, failed ones included: that is what can be sold.")
+    return passed("a promise is kept per request, failed ones included: that is what you can sell.")
 
 
 # 33.5: rounds of {setting: (p95 in seconds, verdict of the client)}.
@@ -285,7 +287,7 @@ _WORDS = ("faster", "slower", "cannot tell")
 
 
 def _make_rounds(default, bad=(), **others):
-    """Rounds of (p95 in seconds, verdict); `bad`: (round, name) whose client was INVALID."""
+    """Rounds of (p95 in seconds, verdict); `bad` lists (round, name) of the runs whose client was INVALID."""
     columns = {"default": default, **others}
     return [
         {name: (values[k], "INVALID" if (k, name) in bad else "valid") for name, values in columns.items()}
@@ -297,32 +299,32 @@ _STEADY, _DRIFT = [0.40, 0.42, 0.41, 0.39], [0.20, 0.30, 0.45, 0.70]
 _NOISE = [0.41, 0.41, 0.40, 0.40]
 _MADE_ROUNDS = (
     (_make_rounds(_STEADY, cache=[0.20, 0.22, 0.21, 0.20], seqs=[0.80, 0.83, 0.81, 0.80], control=_NOISE),
-     "the cache halves the p95, the small batch doubles it."),
+     "`cache` halves the p95, `seqs` doubles it."),
     (_make_rounds(_DRIFT, chunk=[0.18, 0.27, 0.41, 0.62], control=[0.21, 0.29, 0.46, 0.69]),
-     "the machine slows down from round to round, and within each round the setting gains a tenth."),
+     "the machine slows down from round to round, but within each round the setting gains a tenth."),
     (_make_rounds(_STEADY, chunk=[0.30, 0.55, 0.36, 0.34], control=_NOISE),
-     "the mean of three rounds looks better, one round says the opposite: you cannot tell."),
+     "three rounds look better on average, but one says the opposite: you cannot tell."),
     (_make_rounds(_STEADY, cache=[0.30, 0.31, 0.30, 0.29], both=[0.20, 0.21, 0.20, 0.19], control=_NOISE),
-     "two settings help, one of them more: take the larger gain."),
+     "two settings help, one of them more: choose the larger gain."),
     (_make_rounds(_STEADY, cache=[0.20, 0.22, 0.21, 0.20], control=[0.35, 0.36, 0.36, 0.34]),
-     "the control, which changes nothing, came out faster as well: something else made the difference."),
+     "the control, which changes nothing, came out faster too: something else made the difference."),
     (_make_rounds(_STEADY, cache=[0.20, 0.22, 0.21, 0.20], control=[0.45, 0.47, 0.46, 0.44]),
-     "the control came out slower: the rounds differ in more than their setting."),
+     "the control came out slower: the runs differ in more than their setting."),
     (_make_rounds(_STEADY, bad=[(2, "cache")], cache=[0.20, 0.22, 3.00, 0.20], control=_NOISE),
      "one round of the setting was INVALID: leave that pair out, and the rest is clear."),
     (_make_rounds([0.2, 0.9, 0.3, 0.41, 0.6], bad=[(1, "default")], cache=[0.15, 0.24, 0.22, 0.32, 0.46],
                   control=[0.21, 0.5, 0.29, 0.42, 0.59]),
-     "the INVALID round was the default's: then this round's pair is gone for all settings, and the others stay "
-     "pairs."),
+     "the INVALID run was the default's: drop this round's pair for every setting, and keep the "
+     "other pairs."),
     (_make_rounds(_STEADY, bad=[(0, "cache"), (1, "cache"), (3,
      "cache")], cache=[0.20, 0.22, 0.21, 0.20], control=_NOISE),
      "one valid pair is left: a single pair has no interval, so you cannot tell."),
     (_make_rounds(_STEADY, bad=[(2, "cache")], cache=[0.10, 0.11, 3.00, 0.10], both=[0.30, 0.31, 0.30, 0.29],
                   control=_NOISE),
-     "both settings help, `cache` by far more: its INVALID run says nothing about its gain."),
+     "both settings help, `cache` far more: its INVALID run says nothing about its gain."),
     (_make_rounds(_STEADY[:3], bad=[(0, "seqs")], seqs=[0.3, 0.30, 0.29], control=[0.41, 0.41, 0.41],
                   cache=[0.21, 0.22, 0.21]),
-     "an INVALID run of one setting takes nothing from the others."),
+     "an INVALID run of one setting does not affect the others."),
 )  # fmt: skip
 
 
@@ -334,7 +336,9 @@ def _draw_rounds(num: int):
         gains = {"control": 1.0, "a": draw.choice((0.6, 0.9, 1.0)), "b": draw.choice((0.7, 1.0, 1.5))}
         columns = {name: [s * gain * draw.uniform(0.97, 1.03) for s in drift] for name, gain in gains.items()}
         bad = [(draw.randrange(len(drift)), draw.choice(("default", "a", "b"))) for _ in range(draw.randrange(2))]
-        made.append((_make_rounds(drift, bad=bad, **columns), "pairs of valid runs, an interval each.", "drawn rounds"))
+        made.append(
+            (_make_rounds(drift, bad=bad, **columns), "use pairs of valid runs, an interval each.", "drawn rounds")
+        )
     return made
 
 
@@ -362,7 +366,7 @@ def _judge_pairs(pairs):
 
 
 def check_5(judge_tuning) -> Outcome:
-    """Which setting helped, if the control lets anybody say so; made-up rounds, then the learner's own."""
+    """Which setting helped, if the control allows a verdict; made-up rounds, then the learner's own."""
     expect_function(judge_tuning, "judge_tuning")
     made = [(rounds, why, f"made-up rounds {k}") for k, (rounds, why) in enumerate(_MADE_ROUNDS, start=1)]
     made += _draw_rounds(20)
@@ -372,10 +376,10 @@ def check_5(judge_tuning) -> Outcome:
         made.append((rounds, "the rules are the same for your own rounds.", f"your record {own[-1].id}"))
     judged = _expect_tuning(judge_tuning, made)
     if not own:
-        return passed("the made-up rounds are judged right; measure, and check again for your own.")
+        return passed("right on the made-up rounds; now measure, and check again on your own rounds.")
     verdicts, best = judged[-1]
     said = ", ".join(f"{name} {word}" for name, word in verdicts.items())
-    best = "not to be said, the control differs" if best is None else best
+    best = "none can be named, because the control differs" if best is None else best
     return passed(f"your record {own[-1].id}: {said}. Best: {best}.")
 
 
@@ -405,7 +409,7 @@ def _ask_rest(judge_tuning, made, num):
 
 
 def _name_mistake(judge_tuning, answers) -> str:
-    """Explain the verdicts first, whatever was made of them; the best setting only where all verdicts are right."""
+    """Explain the verdicts first; explain the best setting only if all verdicts are right."""
     rights = [_judge_rounds(rounds) for rounds, _ in answers]
     is_verdict = any(right[0] != got[0] for right, (_, got) in zip(rights, answers, strict=True))
 
@@ -424,19 +428,19 @@ def _read(judge_tuning, rounds, where):
     got = judge_tuning(rounds)
     expect_answer(got, judge_tuning.call)
     if not isinstance(got, tuple | list) or len(got) != 2 or not isinstance(got[0], dict):
-        fail(f"{where}: the answer is (verdicts, best), verdicts a dict, and this is {shorten(repr(got), 60)}.")
+        fail(f"{where}: the answer is (verdicts, best), verdicts a dict; got {shorten(repr(got), 60)}.")
     verdicts, best = {name: tidy(word) for name, word in got[0].items()}, got[1]
     if "default" in verdicts:
         fail(f"{where}: `default` is what the others are compared with; it has no verdict of its own.")
     names = set(rounds[0]) - {"default"}
     if set(verdicts) != names:
-        fail(f"{where}: verdicts for {', '.join(sorted(names))} were asked for, got {', '.join(map(str, verdicts))}.")
+        fail(f"{where}: expected verdicts for {', '.join(sorted(names))}, got {', '.join(map(str, verdicts))}.")
     unknown = [word for word in verdicts.values() if not (isinstance(word, str) and word in _WORDS)]
     if unknown:
         fail(f"{where}: {shorten(repr(unknown[0]), 40)} is not a verdict: write {', '.join(_WORDS)}.")
     best = tidy(best)
     if isinstance(best, str) and best == "control":
-        fail(f"{where}: the control is not a candidate: it is there to catch a bench that sees differences everywhere.")
+        fail(f"{where}: the control is not a candidate: it exposes a benchmark that sees differences everywhere.")
     if best is not None and not (isinstance(best, str) and best in rounds[0]):
         fail(f'{where}: the best setting is {shorten(repr(best), 40)}: give its name, "default", or None.')
     return verdicts, best

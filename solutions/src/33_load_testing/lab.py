@@ -17,18 +17,18 @@
 #
 # **How many users can I serve within my latency promise?**
 #
-# You inherit a vLLM server and a promise: the first word within half a second. In this lab you send it users who do not
-# wait for each other, find the highest rate at which the promise holds, and tune the server until that rate rises. On
-# the way you catch the most common lie of load testers, *coordinated omission*, first in a simulation that is exact,
-# then on your own client. Every run says whether its own client can be believed.
+# You inherit a vLLM server and a promise: the first word within half a second. In this lab you send it users who do
+# not wait for each other, find the highest rate at which the promise holds, and tune the server until that rate rises.
+# On the way you catch the most common error in load testing, *coordinated omission*, first in an exact simulation,
+# then in your own client. Every run reports whether its own client can be trusted.
 
 # %% [markdown]
 # | | |
 # | --- | --- |
-# | **Time** | 90 minutes, of which about 15 are waiting for servers |
+# | **Time** | 90 minutes, about 15 of them waiting for servers |
 # | **Needs** | Any machine with about 12 GB of free memory. No GPU, no network. The servers are real vLLM servers. |
 # | **Before** | Labs 01 (intervals, *cannot tell*) and 12 (TTFT, TPOT, vLLM) |
-# | **You will be able to** | measure one request from its events; draw a schedule of users who do not wait; find what a stalled client hid and say when a run is INVALID; compute goodput and the knee under an SLO; judge a tuning by paired rounds with a control |
+# | **You will be able to** | measure one request from its events; draw a schedule for users who do not wait; find out what a stalled client hid, and say when a run is INVALID; compute goodput and the knee under an SLO; judge a tuning by paired rounds with a control |
 
 # %%
 import asyncio
@@ -55,51 +55,53 @@ from labkit.workload import TraceRow, draw_closed_plan, draw_open_plan, draw_ses
 # %%
 machine = probe_machine()
 choice = models.find_model("target", machine=machine)
-print(f"processor  {machine.cpu.name}, {machine.cpu.num_cores} cores")
-print(f"memory     {units.format_bytes(machine.memory_free_bytes)} free; a server takes about 3 GiB")
-print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: vLLM runs on the processor'}")
+print(f"CPU        {machine.cpu.name}, {machine.cpu.num_cores} cores")
+print(f"memory     {units.format_bytes(machine.memory_free_bytes)} free; a server needs about 3 GiB")
+print(f"GPU        {machine.gpus[0].name if machine.gpus else 'none found: vLLM runs on the CPU'}")
 print(f"tier       {estimate_tier(machine)}")
-print(f"model      {choice.name} ({choice.source}): the one that this tier runs")
+print(f"model      {choice.name} ({choice.source}): the one this tier runs")
 
 # %% [markdown]
 # ## 1 · One request, two clocks
 #
-# A request is **due** at $s$ (the user pressed *enter*), and **sent** at $t_0$ (the client got round to it). Its answer
-# is a stream of events; $c_1 \dots c_k$ are the arrivals of those that carry **content**: text, reasoning, or a tool
-# call.
+# A request is **due** at $s$ (the user pressed *enter*), and **sent** at $t_0$ (the client got around to it). Its
+# answer is a stream of events; $c_1 \dots c_k$ are the arrival times of those that carry **content**: text, reasoning,
+# or a tool call.
 #
 # $$\text{TTFT} = c_1 - t_0 \qquad \text{TTFT from the schedule} = c_1 - s \qquad
 # \text{TPOT} = \frac{c_k - c_1}{n - 1} \quad [\text{s}]$$
 #
-# $n$ counts tokens as the server did. TPOT is a mean and hides a stall in the middle; the **gaps** $c_{i+1} - c_i$ show
-# it. In the chat API the first event often carries only a role: the server says it before it has computed anything.
+# $n$ is the server's token count. TPOT is a mean and hides a stall in the middle of the stream; the **gaps**
+# $c_{i+1} - c_i$ show it. In the chat API the first event often carries only a role: the server sends it before it has
+# computed anything.
 #
 # **Worked example**: due at 1.0 s, sent at 1.2 s; a role at 1.3 s, then content at 1.5, 1.6 and 2.6 s, one token each.
 
 # %% tags=["nbval-check-output"]
 arrivals_s = [1.5, 1.6, 2.6]
-print(f"TTFT {arrivals_s[0] - 1.2:.1f} s, from the schedule {arrivals_s[0] - 1.0:.1f} s; the role would have said 0.1 s")
+print(f"TTFT {arrivals_s[0] - 1.2:.1f} s, from the schedule {arrivals_s[0] - 1.0:.1f} s; counting the role would give 0.1 s")
 print(f"TPOT {(arrivals_s[-1] - arrivals_s[0]) / 2:.2f} s; the gaps are", [round(gap, 1) for gap in np.diff(arrivals_s).tolist()])
 
 # %% [markdown] exercise="33.1" title="One request from its events" minutes=12 difficulty=2 version=1
 # ### Exercise 33.1 · One request from its events
 #
-# *12 minutes · difficulty 2 of 5 · why it matters: every percentile of this lab is made of these numbers.*
+# *12 minutes · difficulty 2 of 5 · why it matters: every percentile in this lab is built from these numbers.*
 #
-# `events` is a list of `(arrival_s, delta)` in order; a delta is a dict as in the chat API and may hold `role`,
-# `content`, `reasoning_content`, `tool_calls`, or nothing. `num_tokens` is the server's count. Return `(ttft_s,
-# ttft_from_schedule_s, tpot_s, gaps_s)`, gaps as a list. Without content: `(None, None, None, [])`. One token has no
-# TPOT (`None`).
+# `events` is a list of `(arrival_s, delta)` in order of arrival. A delta is a dict as in the chat API and may have
+# `role`, `content`, `reasoning_content`, `tool_calls`, or nothing. `num_tokens` is the server's count. Return
+# `(ttft_s, ttft_from_schedule_s, tpot_s, gaps_s)`, with the gaps as a list. If there is no content, return
+# `(None, None, None, [])`. A single token has no TPOT (`None`).
 #
 # <details><summary>Hint 1</summary>
 #
-# An empty text is no content. A space is: some token made it.
+# An empty string is not content. A space is: a token produced it.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Keep the arrivals of the events that have content; all four answers come from that list, two instants and a count.
+# Keep the arrival times of the events that have content; all four answers follow from that list, two times and a
+# count.
 #
 # </details>
 
@@ -122,34 +124,34 @@ def read_request(scheduled_s, sent_s, events, num_tokens):
 check("33.1", read_request)
 
 # %% [markdown]
-# ## 2 · Who decides when?
+# ## 2 · Who decides when to send?
 #
-# In a **closed loop** a fixed number of clients ask again when they are answered. When the server slows down, so do
-# they: it never sees more than that many requests. In an **open loop** requests come at their own times, whatever the
-# server does. Users who do not know of each other are an open loop, and their gaps are exponential: a **Poisson
-# process** of rate $\lambda$,
+# In a **closed loop** a fixed number of clients each wait for an answer before they send again. When the server slows
+# down, so do they: it never sees more requests than clients. In an **open loop** requests arrive at their own times,
+# whatever the server does. Independent users form an open loop, and the gaps between their requests are exponential: a
+# **Poisson process** of rate $\lambda$,
 #
 # $$P(\text{gap} > x) = e^{-\lambda x} \qquad \text{number in } T \text{ seconds}: \text{ mean } \lambda T,
 # \text{ variance } \lambda T$$
 #
-# so a run's number of requests is itself random. Several public tools draw $N$ gaps and rescale them so that the last
-# request comes at exactly $N / \lambda$; others shift the rest of their plan when they are late. Both make milder
-# bursts than users do. The course draws **absolute** instants **before** the run, from a seed, and touches them no
-# more.
+# so the number of requests in a run is itself random. Several public tools draw $N$ gaps and rescale them so that the
+# last request comes at exactly $N / \lambda$; others shift the rest of their schedule when they are late. Both make
+# milder bursts than users do. The course draws **absolute** times **before** the run, from a seed, and never changes
+# them.
 #
-# **Worked example**: five gaps with a mean of 0.5 s are five instants:
+# **Worked example**: five gaps with a mean of 0.5 s give five times:
 
 # %% tags=["nbval-check-output"]
 example_gaps_s = [0.1, 0.9, 0.2, 0.1, 1.2]
-print("instants", [round(at, 1) for at in np.cumsum(example_gaps_s).tolist()], "of which those up to 2 s belong to a run of 2 s")
+print("times", [round(at, 1) for at in np.cumsum(example_gaps_s).tolist()], "of which a run of 2 s has those up to 2 s")
 
 # %% [markdown] exercise="33.2" title="A schedule of users" minutes=10 difficulty=3 version=1
 # ### Exercise 33.2 · A schedule of users
 #
-# *10 minutes · difficulty 3 of 5 · why it matters: who shapes the arrivals shapes the tail of the latencies.*
+# *10 minutes · difficulty 3 of 5 · why it matters: the shape of the arrivals sets the tail of the latencies.*
 #
-# Return the instants, in seconds and in order, of a Poisson process of `rate_per_s` from 0 to `duration_s`. The same
-# seed gives the same instants. The check looks at the statistics of many seeds, not at how you draw.
+# Return the request times, in seconds and in order, of a Poisson process of rate `rate_per_s` from 0 to `duration_s`.
+# The same seed must give the same times. The check looks at statistics over many seeds, not at how you draw.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -166,7 +168,7 @@ print("instants", [round(at, 1) for at in np.cumsum(example_gaps_s).tolist()], "
 
 # %% solution="33.2"
 def draw_schedule(rate_per_s, duration_s, seed):
-    """Return the instants in seconds of a Poisson process up to duration_s."""
+    """Return the request times in seconds of a Poisson process up to duration_s."""
     ### BEGIN SOLUTION
     generator = np.random.default_rng(seed)
     times_s, now_s = [], generator.exponential(1 / rate_per_s)
@@ -183,9 +185,10 @@ check("33.2", draw_schedule)
 # %% [markdown]
 # ## 3 · What a stalled client hides
 #
-# A client should send 50 requests a second for 10 s. The server answers each after 20 ms, always. At 5 s the client
-# itself stands still for one second (a garbage collection, a log written to a slow disk), and then sends at once all
-# that was due. Here time is **simulated**: the event loop's clock jumps, so the numbers are exact on every machine.
+# A client is supposed to send 50 requests per second for 10 s. The server always answers after 20 ms. At 5 s the
+# client itself stalls for one second (a garbage collection, a log written to a slow disk), then immediately sends
+# everything that was due. Time is **simulated** here: the event loop's clock jumps, so the numbers are exact on every
+# machine.
 #
 # ### Predict before you measure
 #
@@ -206,8 +209,8 @@ async def follow(plan, script, stall_at_s):
 
 
 def run_simulated(plan, script, *, stall_at_s=None):
-    """Follow a plan against a simulated server, in virtual time; the client may stand still for a second."""
-    with ThreadPoolExecutor() as pool:  # the notebook's own thread has an event loop already
+    """Follow a plan against a simulated server, in virtual time; the client can stall for a second."""
+    with ThreadPoolExecutor() as pool:  # the notebook's own thread already has an event loop
         return pool.submit(virtual.run_virtual, follow(plan, script, stall_at_s)).result()
 
 
@@ -220,29 +223,31 @@ if ready("33.1"):
     steady = draw_open_plan("constant", rate_per_s=50, duration_s=10, prompt=8, output=1)
     stalled = run_simulated(steady, answer_after_20_ms, stall_at_s=5.0)
     late = [record for record in stalled.records if record.lag_s > 1e-6]
-    print(f"simulated: {len(stalled.records)} requests, {len(late)} of them sent late, by {late[0].lag_s:.2f} s at most")
+    print(f"simulated: {len(stalled.records)} requests, {len(late)} of them sent late, by at most {late[0].lag_s:.2f} s")
 
 # %% [markdown]
-# Counted from the sending, every request took 20 ms, and many a report would end here. This is **coordinated
-# omission**: the client's stall left out exactly the moments in which users waited. The same happens when a *server*
-# stalls and a closed loop waits with it. What keeps it out is the schedule, and what betrays the client is its **lag**,
-# $t_0 - s$.
+# Counted from the send time, every request took 20 ms, and many reports would end here. This is **coordinated
+# omission**: the client's stall left out exactly the time in which users waited. The same happens when a *server*
+# stalls and a closed loop waits with it. Counting from the schedule prevents it, and the client's **lag**, $t_0 - s$,
+# gives a stalled client away.
 
 # %% [markdown] exercise="33.3" title="What the run hid" minutes=15 difficulty=3 version=1
 # ### Exercise 33.3 · What the run hid
 #
-# *15 minutes · difficulty 3 of 5 · why it matters: a load tester that cannot doubt itself will be believed when it is
+# *15 minutes · difficulty 3 of 5 · why it matters: a load tester that never doubts itself is believed even when it is
 # wrong.*
 #
-# `requests` is a list of `(scheduled_s, sent_s, first_s)`; `first_s` is the first chunk, `None` for a failed request;
-# `sent_s` is `None` for one that was never sent. Return `(p99_from_send_s, p99_from_schedule_s, p99_lag_s, verdict)`:
+# `requests` is a list of `(scheduled_s, sent_s, first_s)`. `first_s` is the arrival time of the first chunk, `None`
+# for a failed request; `sent_s` is `None` for a request that was never sent. Return
+# `(p99_from_send_s, p99_from_schedule_s, p99_lag_s, verdict)`:
 #
-# - the first two over the requests that succeeded, `None` where these are fewer than 299 (no 95 % interval exists);
-# - the lag over all that were sent, however few (each lag is known, it stands for nobody else); `None` when nothing was
-#   sent;
-# - the verdict `"INVALID"` when the p99 lag is over 10 ms or a request was never sent, else `"valid"`.
+# - the first two are over the requests that succeeded, and `None` if there are fewer than 299 of them (no 95 %
+#   interval exists);
+# - the lag is over all requests that were sent, however few (every lag is known, they are not a sample), and `None` if
+#   nothing was sent;
+# - the verdict is `"INVALID"` if the p99 lag is over 10 ms or a request was never sent, otherwise `"valid"`.
 #
-# Percentiles as `np.percentile(values, 99)` gives them.
+# Compute percentiles as `np.percentile(values, 99)` does.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -252,7 +257,7 @@ if ready("33.1"):
 #
 # <details><summary>Hint 2</summary>
 #
-# Make three lists. `stats.summarize(values).p99` of lab 01 is `None` where n is too small.
+# Make three lists. `stats.summarize(values).p99` from lab 01 is `None` if n is too small.
 #
 # </details>
 
@@ -278,32 +283,32 @@ check("33.3", judge_run)
 
 
 # %%
-def list_instants(records):
+def list_times(records):
     return [(r.scheduled_s, r.sent_s, r.chunks[0].at_s if r.is_good else None) for r in records]
 
 
 if ready("33.1") and ready("33.3"):
-    seen = judge_run(list_instants(stalled.records))
-    for words, value_s in zip(("from the sending", "from the schedule", "lag"), seen, strict=False):
-        print(f"simulated: p99 {words:<18}{units.format_seconds(value_s)}")
+    seen = judge_run(list_times(stalled.records))
+    for words, value_s in zip(("from the send time", "from the schedule", "lag"), seen, strict=False):
+        print(f"simulated: p99 {words:<20}{units.format_seconds(value_s)}")
     print("the client:", seen[3])
     reveal("33.p1", 1e3 * seen[1], unit="ms")
 
 # %% [markdown]
 # ## 4 · A server you inherit
 #
-# Somebody before you started vLLM *carefully*: at most 2 requests at a time (`max_num_seqs`) and no prefix cache. It is
-# still continuous batching, a real engine, and it answers. Beside it start the same server with **one** setting changed
-# each, for section 6, and a **control**: `max_logprobs`, a limit on something that nobody asks for. It should *not*
-# help.
+# Somebody before you set up vLLM *cautiously*: at most 2 requests at a time (`max_num_seqs`) and no prefix cache. It
+# is still a real engine with continuous batching, and it answers. For section 6 you also start the same server several
+# times with **one** setting changed each, and a **control**: `max_logprobs`, a limit on something that no request asks
+# for. It should *not* help.
 #
 # | name | changed | why it might help |
 # | --- | --- | --- |
 # | `default` | nothing: what you inherit | - |
 # | `seqs` | `max_num_seqs` 32 | more requests share a step |
-# | `cache` | prefix caching on | what was read once is not read again |
-# | `tokens` | `max_num_batched_tokens` 64 | shorter steps: nobody waits long for another's prompt |
-# | `chunk` | no chunked prefill | a prompt is read in one step |
+# | `cache` | prefix caching on | what was processed once is not processed again |
+# | `tokens` | `max_num_batched_tokens` 64 | shorter steps: nobody waits long for someone else's prompt |
+# | `chunk` | no chunked prefill | a prompt is processed in one step |
 # | `control` | `max_logprobs` 10 | it cannot |
 
 # %%
@@ -316,12 +321,12 @@ GIB_EACH = 3.2
 free_bytes = machine.memory_free_bytes or 16 * 2**30
 num_fitting = 6 if machine.gpus else int(free_bytes / 2**30 / GIB_EACH)
 NAMES = list(SETTINGS)[: min(choose_by_budget(learner=6, ci=4), max(4, num_fitting))]
-print("servers of this run:", ", ".join(NAMES))
+print("servers in this run:", ", ".join(NAMES))
 
 
 # %%
 def start(*names):
-    """Start the inherited server with the changes of all these settings; the same length limit and dtype for all."""
+    """Start the inherited server with all these settings changed; length limit and dtype are the same for all."""
     changes = [SETTINGS[name] for name in names]
     args = tuple(part for change in changes for part in change.get("args", ()))
     options = {"max_num_seqs": 2, "has_prefix_cache": False, "max_model_len": 1024}
@@ -334,31 +339,32 @@ def start(*names):
 # %%
 ARE_READY = all([ready("33.1"), ready("33.2"), ready("33.3")])
 if ARE_READY:
-    with ThreadPoolExecutor() as pool:  # they may start side by side: only the measurement takes turns
+    with ThreadPoolExecutor() as pool:  # they may start in parallel: only the measurements take turns
         engines = dict(zip(NAMES, pool.map(start, NAMES), strict=True))
     inherited = engines["default"]
     slowest_s = max(server.start_s for server in engines.values())
     held = sum(server.measure_memory()["pss_bytes"] or 0 for server in engines.values())
-    print(f"{len(engines)} servers ready after {slowest_s:.0f} s; together they hold {units.format_bytes(held)}")
+    print(f"{len(engines)} servers ready after {slowest_s:.0f} s; together they use {units.format_bytes(held)}")
 
 # %% [markdown]
-# Prompts are random token ids, so no two begin alike unless the plan says so, and lengths are fixed: the work does not
-# depend on words. The schedule is **yours**, drawn by `draw_schedule`.
+# Prompts are random token ids, so no two share a beginning unless the plan says so. Lengths are fixed, so the work
+# does not depend on the text. The schedule is **yours**, drawn by `draw_schedule`.
 #
-# **The promise (SLO).** MLPerf, a public benchmark, has for a model of 8 billion parameters on a GPU two sets of limits
-# at the 99th percentile: TTFT 2 s and TPOT 0.1 s, and for interactive use 0.5 s and 0.03 s. Your model is far smaller,
-# and so is your machine. The lab takes 0.5 s from the interactive set and 0.1 s from the other one, and applies both to
-# a promise for 95 % (budget `ci`: few requests) or 99 %. That is a scaling for this course, not MLPerf's rule.
+# **The promise (SLO).** MLPerf, a public benchmark, defines two sets of limits at the 99th percentile for a model of 8
+# billion parameters on a GPU: TTFT 2 s and TPOT 0.1 s, and for interactive use 0.5 s and 0.03 s. Your model is far
+# smaller, and so is your machine. The lab takes 0.5 s from the interactive set and 0.1 s from the other, and promises
+# both for 95 % (budget `ci`: few requests) or 99 % of the requests. This is scaled for the course; it is not MLPerf's
+# rule.
 
 # %%
 SLO = {"ttft_s": 0.5, "tpot_s": 0.1}  # TTFT from the schedule
-IDS = (10, 4000)  # the range of the token ids, inside every vocabulary of the course
+IDS = (10, 4000)  # the range of the token ids, within every vocabulary in the course
 PROMPT, OUTPUT = 48, 8
 EXTRA = {"skip_special_tokens": False}  # an end-of-text token is shown as text: every token is content
 
 
 def plan_open(rate_per_s, num_requests, seed):
-    """Return the first requests of one of your schedules: cut off behind the last one, nothing is moved."""
+    """Return the first requests of one of your schedules: it is cut off after the last one, and nothing is moved."""
     times_s = draw_schedule(rate_per_s, 2 * num_requests / rate_per_s, seed)[:num_requests]
     rows = [TraceRow(at_s, PROMPT, OUTPUT) for at_s in times_s]
     return draw_open_plan(rows, seed=seed, ids=IDS)
@@ -393,8 +399,8 @@ def describe(name, result):
 HEAD = f"{'':<24}TTFT from the schedule\n{'run':<12}{'succeeded':<12}{'p50':>12}{'p95':>12}{'p99':>12}{'req/s':>8}  client  cached  failed"
 
 # %% [markdown]
-# First a warm-up with prompts of its own, then a whole report as `labkit load` prints it: the verdict on the client
-# comes first, and each number has its definition below.
+# First a warm-up with its own prompts, then a complete report as `labkit load` prints it: the verdict on the client
+# comes first, and every number is defined below.
 
 # %%
 if ARE_READY:
@@ -406,8 +412,8 @@ if ARE_READY:
 # %% [markdown]
 # ### Predict before you measure
 #
-# One client reaches a certain throughput on this server (requests a second). How many times that do 500 clients reach,
-# who all wait for their answers? (1 means: the same.)
+# One client reaches a certain throughput on this server, in requests per second. How many times that throughput do 500
+# clients reach if each waits for its answers? (1 means the same.)
 
 # %% solution="33.p2"
 ### BEGIN SOLUTION stub: predict("33.p2", None, unit="x")
@@ -415,7 +421,7 @@ predict("33.p2", 2, unit="x")
 ### END SOLUTION
 
 # %% [markdown]
-# Closed loops of 1, 10, 100 and 500 clients, with very short answers, so that the large ones end in time.
+# You run closed loops of 1, 10, 100 and 500 clients, with very short answers so that the large ones finish in time.
 
 # %%
 CLIENTS = (1, 10, 100, 500)
@@ -433,14 +439,14 @@ if ARE_READY:
     reveal("33.p2", gain, unit="x")
 
 # %% [markdown]
-# **What you should see.** Beyond a few clients throughput hardly rises, and latency rises with their number: by
-# Little's law, in flight = rate x time in flight, so at a fixed rate ten times the clients wait ten times as long. A
-# closed loop says how fast the server **can** work, its *capacity*; it cannot say what users feel at a given rate,
-# because it sets the rate itself. (INVALID here? Hundreds of answers end at once, and the client, on the same cores as
-# the server, sends the next ones late. *Failed* and *empty*? All tokens of that answer were halves of characters, as a small
-# model sometimes writes them: the user saw nothing, so it counts as failed.)
+# **What you should see.** Beyond a few clients throughput hardly rises, and latency rises with their number. By
+# Little's law, requests in flight = rate x time in flight, so at a fixed rate ten times the clients wait ten times as
+# long. A closed loop tells you how fast the server **can** work, its *capacity*. It cannot tell you what users feel at
+# a given rate, because it sets the rate itself. (INVALID here? Hundreds of answers end at once, and the client, on the
+# same cores as the server, sends the next requests late. *Failed* and *empty*? All tokens of that answer were parts of
+# characters, as a small model sometimes generates them: the user saw nothing, so the request counts as failed.)
 #
-# The capacity with the prompts and answers of the rest of the lab:
+# The capacity with the prompts and answers used in the rest of the lab:
 
 # %%
 if ARE_READY:
@@ -448,17 +454,17 @@ if ARE_READY:
         num_clients=8, requests_per_client=choose_by_budget(learner=40, ci=8), prompt=PROMPT, output=OUTPUT, seed=920, ids=IDS
     ))  # fmt: skip
     capacity_per_s = full.metrics.whole.request_per_s
-    print(f"capacity of the inherited server: {capacity_per_s:.3g} requests a second, 8 clients in a closed loop")
+    print(f"capacity of the inherited server: {capacity_per_s:.3g} requests per second, 8 clients in a closed loop")
 
 # %% [markdown]
 # ### The stall, live
 #
-# A stall of two seconds on a real server: the client shows its progress once a second, and once that line takes two
-# seconds to write. Nothing about the server changes.
+# Now a stall of two seconds with a real server: the client prints its progress once per second, and one of these lines
+# takes two seconds to write. Nothing about the server changes.
 
 # %%
 def make_slow_line(seconds):
-    """Return a progress line that once, after two seconds, takes some time to write."""
+    """Return a progress line that takes `seconds` to write, once, after the first two seconds."""
     waits = [seconds]
 
     def show(progress):
@@ -470,21 +476,21 @@ def make_slow_line(seconds):
 
 # %%
 if ARE_READY:
-    num_stalled = max(choose_by_budget(learner=400, ci=60), int(3 * capacity_per_s))  # six seconds, or more
+    num_stalled = max(choose_by_budget(learner=400, ci=60), int(3 * capacity_per_s))  # six seconds or more
     plan = plan_open(0.5 * capacity_per_s, num_stalled, 930)
     slow = send(inherited, plan, on_progress=make_slow_line(2.0))
-    seen = judge_run(list_instants(slow.records))
-    for words, value_s in zip(("from the sending", "from the schedule", "lag"), seen, strict=False):
-        print(f"p99 {words:<18}{units.format_seconds(value_s) if value_s is not None else 'n too small'}")
+    seen = judge_run(list_times(slow.records))
+    for words, value_s in zip(("from the send time", "from the schedule", "lag"), seen, strict=False):
+        print(f"p99 {words:<20}{units.format_seconds(value_s) if value_s is not None else 'n too small'}")
     print(f"your verdict: {seen[3]}; labkit's: {slow.verdict}")
     sent_s, due_s, _ = measure(slow)
 
 # %%
 if ARE_READY:
-    both = {"from the sending": [v for v in sent_s if v is not None], "from the schedule": [v for v in due_s if v is not None]}
+    both = {"from the send time": [v for v in sent_s if v is not None], "from the schedule": [v for v in due_s if v is not None]}
     over = {name: sum(value > SLO["ttft_s"] for value in values) for name, values in both.items()}
     title = f"One stall: {over['from the schedule']} of {len(slow.records)} users waited over 0.5 s"
-    title += f"; from the sending it looks like {over['from the sending']}"
+    title += f"; from the send time it looks like {over['from the send time']}"
     figure = plot_waits(slow.records, slo_s=SLO["ttft_s"], title=title)
     figure.show()
     print(plots.format_alternative(figure))
@@ -492,41 +498,42 @@ if ARE_READY:
 # %% [markdown]
 # ## 5 · Goodput and the knee
 #
-# A promise is kept **per request**: a request is *good* when it meets every SLO that applies to it (equality meets; a
-# request of one token has no TPOT, so that SLO neither is met nor missed), and a failed request is not good. Then
+# A promise is kept **per request**. A request is *good* if it meets every SLO that applies to it. A value equal to the
+# limit meets it; a request of one token has no TPOT, so it neither meets nor misses that SLO. A failed request is not
+# good. Then
 #
 # $$\text{goodput} = \frac{\text{good}}{\text{seconds}} \qquad \text{good fraction} =
 # \frac{\text{good}}{\text{succeeded} + \text{failed}}$$
 #
-# The **knee** is the highest rate up to which the good fraction stays at the promised share, say 0.99. That is the p99
-# SLO, but failures count, so that a server cannot keep its promise by refusing users.
+# The **knee** is the highest rate up to which the good fraction stays at or above the promised share, say 0.99. That
+# is the p99 SLO with failures counted, so that a server cannot keep its promise by refusing users.
 #
-# **Worked example**: 100 requests in 20 s; 90 are in time, 6 late, 4 failed.
+# **Worked example**: 100 requests in 20 s; 90 are on time, 6 are late, 4 fail.
 
 # %% tags=["nbval-check-output"]
-print(f"goodput {90 / 20} requests a second, good fraction {90 / 100}; without the failed ones it would be {90 / 96:.3f}")
+print(f"goodput {90 / 20} requests per second, good fraction {90 / 100}; without the failed ones it would be {90 / 96:.3f}")
 
 # %% [markdown] exercise="33.4" title="The knee" minutes=18 difficulty=4 version=1
 # ### Exercise 33.4 · The knee
 #
-# *18 minutes · difficulty 4 of 5 · why it matters: this is the number that you sell.*
+# *18 minutes · difficulty 4 of 5 · why it matters: this is the number you sell.*
 #
 # `runs` is a list of `{"rate_per_s", "window_s", "requests"}`; a request is `{"ttft_s": ..., "tpot_s": ...}` (`tpot_s`
-# may be `None`), or `None` when it failed. `slo` names limits, e.g. `{"ttft_s": 0.5, "tpot_s": 0.1}`; it may name only
-# one. Return `(goods, knee)`: `goods` has `(goodput, good fraction)` for each run in the order given; a request that no
-# SLO applies to is left out of both, and the fraction is `None` when no request is left. `knee` is the highest
-# `rate_per_s` such that it **and every lower rate** of the list have a fraction of at least `share`; `None` when not
-# even the lowest has.
+# may be `None`), or `None` if it failed. `slo` gives the limits, e.g. `{"ttft_s": 0.5, "tpot_s": 0.1}`; it may have
+# only one of them. Return `(goods, knee)`. `goods` has `(goodput, good fraction)` for each run in the order given;
+# leave requests that no SLO applies to out of both, and return `None` as the fraction if no request is left. `knee` is
+# the highest `rate_per_s` for which it **and every lower rate** in the list have a fraction of at least `share`, or
+# `None` if not even the lowest has.
 #
 # <details><summary>Hint 1</summary>
 #
-# For each request first decide: True, False, or nothing to say. Then count.
+# First decide for each request: True, False, or not applicable. Then count.
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Runs may come in any order. Walk upwards and stop at the first that fails.
+# Runs may come in any order. Go up from the lowest rate and stop at the first that fails.
 #
 # </details>
 
@@ -560,8 +567,9 @@ check("33.4", find_knee)
 # %% [markdown]
 # ### Measure
 #
-# Open loops at shares of the capacity, in rounds: each round goes through all rates once, up and then down, with a
-# schedule of its own. Requests of one rate are pooled over the rounds for the promise; the figure's points are runs.
+# You run open loops at fractions of the capacity, in rounds. Each round goes through all rates once, alternately up
+# and down, with its own schedules. For the promise, the requests at one rate are pooled over the rounds; in the
+# figure, each point is a run.
 
 # %%
 SHARES = choose_by_budget(learner=(0.25, 0.5, 0.7, 0.85, 1.0, 1.3), ci=(0.4, 0.8, 1.3))
@@ -577,7 +585,7 @@ if ARE_READY and ready("33.4"):
 
 # %%
 def pool(rate_per_s, results):
-    """Make one run for find_knee of all runs at a rate."""
+    """Pool all runs at one rate into one run for find_knee."""
     requests = []
     for result in results:
         for _, due_s, tpot_s in zip(*measure(result), strict=True):
@@ -591,10 +599,10 @@ if ARE_READY and ready("33.4"):
     pooled = [pool(rates[share], results) for share, results in loaded.items()]
     goods, knee = find_knee(pooled, SLO, share=PROMISE)
     for run, (good_per_s, fraction) in zip(pooled, goods, strict=True):
-        print(f"{run['rate_per_s']:>6.3g} requests a second: goodput {good_per_s:.3g}, {100 * fraction:.1f} % of {len(run['requests'])} good")
+        print(f"{run['rate_per_s']:>6.3g} requests per second: goodput {good_per_s:.3g}, {100 * fraction:.1f} % of {len(run['requests'])} good")
     doubts = sum(not one.verdict.is_valid for results in loaded.values() for one in results)
-    print(f"INVALID clients: {doubts} of {NUM_ROUNDS * len(SHARES)} runs; where there are many, the knee is in doubt")
-    print(f"the knee for {100 * PROMISE:.0f} %:", "below the lowest rate" if knee is None else f"{knee:.3g} requests a second")
+    print(f"INVALID clients: {doubts} of {NUM_ROUNDS * len(SHARES)} runs; if there are many, the knee is in doubt")
+    print(f"the knee for {100 * PROMISE:.0f} %:", "below the lowest rate" if knee is None else f"{knee:.3g} requests per second")
 
 # %%
 if ARE_READY and ready("33.4"):
@@ -603,8 +611,8 @@ if ARE_READY and ready("33.4"):
     ends = [statistics.geometric_mean(tails[95][rates[share]]) for share in (min(SHARES), max(SHARES))]
     title = f"TTFT p95 goes from {units.format_seconds(ends[0])} to {units.format_seconds(ends[1])} as the rate passes the capacity"
     figure = plot_curves(
-        {f"p{q}, one point a rate, n = {NUM_ROUNDS} runs": points for q, points in tails.items()},
-        x="offered rate, requests a second", y="TTFT from the schedule, s", title=title,
+        {f"p{q}, one point per rate, n = {NUM_ROUNDS} runs": points for q, points in tails.items()},
+        x="offered rate, requests per second", y="TTFT from the schedule, s", title=title,
         is_log_x=False, is_log_y=True, limit=("SLO", SLO["ttft_s"]),
     )  # fmt: skip
     figure.show()
@@ -621,7 +629,7 @@ if ARE_READY and ready("33.4"):
             samples[f"load{100 * share:.0f}_{name}"] = [v for one in results for v in measure(one)[column] if v is not None]
     for (good_per_s, fraction), share in zip(goods, SHARES, strict=True):
         samples |= {f"load{100 * share:.0f}_good_req_per_s": [good_per_s], f"load{100 * share:.0f}_good_fraction": [fraction]}
-    stall = {"stall_from_send_s": both["from the sending"], "stall_from_schedule_s": both["from the schedule"]}
+    stall = {"stall_from_send_s": both["from the send time"], "stall_from_schedule_s": both["from the schedule"]}
 
 # %%
 if ARE_READY and ready("33.4"):
@@ -643,17 +651,18 @@ claim = published.load_claim("mlperf-interactive-ttft")
 print(published.format_comparison(claim, lab="33", name="load", key=f"load{100 * min(SHARES):.0f}_ttft_from_schedule_s", record=mine))
 
 # %% [markdown]
-# **Not comparable** as it stands: theirs is a limit for the 99th percentile of a model 700 times as large on a GPU,
-# yours is a median at the lowest rate. What is comparable is the question: at which rate does your p99 reach the limit?
+# **Not comparable** as it stands: theirs is a limit on the 99th percentile for a model 700 times as large on a GPU,
+# yours is a median at the lowest rate. What you can compare is the question: at which rate does your p99 reach the
+# limit?
 #
 # ## 6 · Tuning, one setting at a time
 #
-# Real users come back: a *session* has several turns, each of which sends the whole conversation again, and all
-# sessions begin with the same instructions. So prompts share a beginning, and the prefix cache can find it; the **hit
-# rate** says how much.
+# Real users come back. A *session* has several turns, each of which sends the whole conversation again, and all
+# sessions begin with the same instructions. So prompts share a prefix, and the prefix cache can find it; the **hit
+# rate** tells you how much it found.
 #
-# Each round sends the same sessions to every server, in turns. What counts is the p95 of the TTFT from the schedule of
-# each run, and whether its client was valid. One round is a pair for each setting: this setting beside the default.
+# Each round sends the same sessions to every server in turn. What counts for a run is the p95 of its TTFT from the
+# schedule, and whether its client was valid. Each round gives one pair per setting: that setting and the default.
 #
 # ### Predict before you measure
 #
@@ -684,7 +693,7 @@ def tune(some, seed):
 
 # %%
 if IS_TUNING:
-    for server in engines.values():  # warm-up, with sessions of its own
+    for server in engines.values():  # warm-up, with its own sessions
         send(server, plan_sessions(2000, num_sessions=2))
     tuned = [tune(engines, 2001 + number) for number in range(NUM_PAIRS)]
     print(HEAD)
@@ -721,30 +730,31 @@ if IS_TUNING:
 #
 # *15 minutes · difficulty 4 of 5 · why it matters: with six settings and no interval, one always "wins".*
 #
-# `rounds` is a list of dicts: `{"default": (0.41, "valid"), "control": (0.40, "valid"), "cache": (0.20, "INVALID"),
-# ...}`, the p95 in seconds and the verdict on the client. Return `(verdicts, best)`. `verdicts` has for every name but
-# `default` the word `"faster"`, `"slower"` or `"cannot tell"`, against `default`, at 95 %, by the ratio within each pair
-# (a round on a slow machine must not count for more). A pair in which one of the **two** runs is INVALID is left out; with
-# fewer than two pairs you cannot tell. `best` is the name with the largest gain among those that are faster, `"default"`
-# when none is, and `None` when the **control** is anything but `"cannot tell"`: then something else than the settings made
-# differences.
+# `rounds` is a list of dicts like
+# `{"default": (0.41, "valid"), "control": (0.40, "valid"), "cache": (0.20, "INVALID"), ...}`: the p95 in seconds and
+# the verdict on the client. Return `(verdicts, best)`. `verdicts` maps every name except `default` to `"faster"`,
+# `"slower"` or `"cannot tell"`: compared with `default`, at 95 %, by the ratio within each pair (so that a round on a
+# slow machine does not count for more). Leave out a pair if either of its **two** runs is INVALID; with fewer than two
+# pairs you cannot tell. `best` is the name with the largest gain among those that are faster, or `"default"` if none
+# is. It is `None` if the **control** is anything but `"cannot tell"`: then something other than the settings made a
+# difference.
 #
 # <details><summary>Hint 1</summary>
 #
-# `stats.compare(a, b)` has `verdict` and `ratio`, for times as they are. Which runs may stand in a and b?
+# `stats.compare(a, b)` has `verdict` and `ratio`, for times as they are. Which runs may go into a and b?
 #
 # </details>
 #
 # <details><summary>Hint 2</summary>
 #
-# Collect the pairs of each name first, as a list of two numbers each. The other settings' INVALID runs do not matter.
+# First collect the pairs for each name, two numbers per pair. INVALID runs of the other settings do not matter.
 #
 # </details>
 
 
 # %% solution="33.5"
 def judge_tuning(rounds):
-    """Return ({name: verdict against default}, the best setting, "default", or None) of rounds of (p95, validity)."""
+    """Return ({name: verdict against default}, best setting, "default" or None) from rounds of (p95, validity)."""
     ### BEGIN SOLUTION
     verdicts, gains = {}, {}
     for name in rounds[0]:
@@ -774,13 +784,13 @@ if IS_TUNING and ready("33.5"):
         hit = 100 * stats.summarize(kept.samples[f"{name}_hit_fraction"]).p50
         ends = f"{said.ratio:.3g} ({said.interval.low:.3g} to {said.interval.high:.3g}, all {said.n} rounds)"
         print(f"{name:<9}{ends:<40}{verdicts[name]:<13}prefix cache {hit:.0f} %")
-    print("best:", best or "not to be said, the control differs from the default")
+    print("best:", best or "cannot be named, because the control differs from the default")
     reveal("33.p3", gains["cache"].ratio, unit="x")
 
 # %%
 if IS_TUNING and ready("33.5"):
     by_name = {name: kept.samples[f"{name}_p95_s"] for name in engines}
-    title = f"p95 of the TTFT, one point a run: {', '.join(name for name, word in verdicts.items() if word == 'faster') or 'nothing'} faster"
+    title = f"p95 of the TTFT, one point per run: {', '.join(name for name, word in verdicts.items() if word == 'faster') or 'nothing'} faster"
     figure = plots.plot_samples(by_name, unit="p95 of the TTFT from the schedule, s", title=title)
     figure.update_layout(height=180 + 70 * len(by_name))
     figure.show()
@@ -789,9 +799,10 @@ if IS_TUNING and ready("33.5"):
 # %% [markdown]
 # ### And together?
 #
-# Gains do not simply multiply: two settings may cure the same pain. And the winner of a search was chosen *because* it
-# looked good, so it is measured again, with new sessions. Here all settings that were faster are switched on together,
-# beside the best one alone and the default (the learner's budget only: one more server).
+# Gains do not simply multiply: two settings may remove the same bottleneck. And the winner of a search was chosen
+# *because* it looked good, so it is measured again, with new sessions. Here all settings that were faster are switched
+# on together and compared with the best one alone and with the default (learner's budget only: it takes one more
+# server).
 
 # %%
 def is_helping(name):
@@ -818,14 +829,14 @@ if IS_LONG:
                                    "rounds": [{name: list(run) for name, run in one.items()} for one in found]})  # fmt: skip
     for a, b in ((best, "default"), ("together", "default"), ("together", best)):
         said = stats.compare(p95s[a], p95s[b])
-        print(f"{a} over {b}: {said.ratio:.3g} ({said.interval.low:.3g} to {said.interval.high:.3g}): {said.verdict}")
+        print(f"{a} against {b}: {said.ratio:.3g} ({said.interval.low:.3g} to {said.interval.high:.3g}): {said.verdict}")
 
 # %% [markdown]
 # ## 7 · Three tools, one server, three TTFTs
 #
-# Three public load testers define their words differently. Their formulas were read in their sources and restated in
-# `labkit.load.formulas`. First one **made-up** request, due at 0 s: the client is late and sends at 0.2 s, the
-# connection is open at 0.25 s, a role comes at 0.3 s, content at 0.5 and 0.9 s.
+# Three public load testers define their metrics differently. Their formulas were read from their source code and
+# restated in `labkit.load.formulas`. First, one **made-up** request that is due at 0 s: the client is late and sends
+# it at 0.2 s, the connection is open at 0.25 s, a role arrives at 0.3 s, content at 0.5 and 0.9 s.
 
 # %% tags=["nbval-check-output"]
 stream = (StreamEvent(0.3, "empty"), StreamEvent(0.5, "content", 1), StreamEvent(0.9, "content", 4), StreamEvent(0.9, "done"))
@@ -837,8 +848,8 @@ for tool in formulas.TOOLS:
 print(f"{'the course':<18}TTFT 0.300 s, from the schedule 0.500 s, TPOT {(0.9 - 0.5) / 3:.3f} s")
 
 # %% [markdown]
-# Now a log of real requests, recorded event by event on a processor, and what the three would make of it. Nothing was
-# run again, so every difference comes from a **definition**. In the first log the recording client itself stood still
+# Now a log of real requests, recorded event by event on a CPU, and what the three tools would report for it. Nothing
+# was run again, so every difference comes from a **definition**. In the first log the recording client itself stalled
 # for half a second.
 
 # %%
@@ -847,14 +858,14 @@ LOGS = {name: load_logs(logged.samples, logged.settings["logs"], name) for name 
 WORDS = ("ttft", "tpot", "itl")
 if ready("33.1"):
     for log, requests in LOGS.items():
-        print(f"{log}: {logged.settings['words'][log]}; {len(requests)} requests; means")
+        print(f"{log}: {logged.settings['words'][log]}; means of {len(requests)} requests")
         for tool in formulas.TOOLS:
             found = formulas.estimate_as(tool, requests)
             said = ", ".join(f"{word} {units.format_seconds(float(np.mean(found[word])))}" for word in WORDS if word in found)
             print(f"  {tool:<18}{said}")
 
 # %% [markdown]
-# The course's own numbers, by your `read_request`, of the same events:
+# The course's own numbers for the same events, from your `read_request`:
 
 # %%
 if ready("33.1"):
@@ -865,7 +876,7 @@ if ready("33.1"):
             rows.append(read_request(one.scheduled_s, one.sent_s, events, one.num_output_tokens))
         sent_s, due_s, tpot_s, gaps_s = ([row[k] for row in rows] for k in range(4))
         for words, values in (("TTFT", sent_s), ("TTFT from the schedule", due_s), ("TPOT", tpot_s), ("gap", sum(gaps_s, []))):
-            print(f"{log:<13}{words:<24}mean {units.format_seconds(float(np.mean(values))):<10}most {units.format_seconds(max(values))}")
+            print(f"{log:<13}{words:<24}mean {units.format_seconds(float(np.mean(values))):<10}max {units.format_seconds(max(values))}")
 
 # %%
 if ready("33.1"):
@@ -877,18 +888,18 @@ if ready("33.1"):
 
 # %% [markdown]
 # **What you should see.** None of the three counts from the schedule, so none of their TTFTs shows that the client
-# stood still. Among themselves their TTFTs agree here: the connections opened at once and no role came early; the
-# made-up request shows what happens where that is not so. One puts the TTFT into its TPOT; two call a mean per request
-# "ITL", so that a stall is averaged away; one counts a chunk as a token, which shows where speculation puts several
-# tokens into one. None is wrong by its own definition, and none of these numbers may stand in one table with another
+# stalled. Their TTFTs agree with each other here, because the connections opened at once and no role came early; the
+# made-up request shows what happens otherwise. One tool includes the TTFT in its TPOT. Two call a mean per request
+# "ITL", so a stall is averaged away. One counts a chunk as a token, which shows where speculation puts several tokens
+# into one chunk. None is wrong by its own definition, but none of these numbers belongs in one table with another
 # tool's.
 #
 # ## 8 · Break it: a closed loop that is called open
 #
-# A believable mistake, in simulated time again, so that it is exact. A server answers each request after 20 ms, but
-# once, at 5 s, it freezes for two seconds. Two testers send 40 requests a second in the mean: one draws a schedule, the
-# other has **one client** that waits for its answer and then thinks for a moment. Its report says "40 requests a
-# second", and that is true, but for the freeze.
+# Here is a believable mistake, again in simulated time so that it is exact. A server answers each request after 20 ms,
+# but once, at 5 s, it freezes for two seconds. Two testers send 40 requests per second on average: one draws a
+# schedule; the other has **one client** that waits for its answer and then pauses for a moment. Its report says "40
+# requests per second", and that is true, except during the freeze.
 
 # %%
 def make_frozen_server():
@@ -912,16 +923,16 @@ if ARE_READY:
     }
     for name, plan in testers.items():
         frozen = run_simulated(plan, make_frozen_server())
-        from_send_s, from_schedule_s, _, verdict = judge_run(list_instants(frozen.records))
-        p99s = f"from the sending {units.format_seconds(from_send_s)}, from the schedule {units.format_seconds(from_schedule_s)}"
-        print(f"simulated, {name:<11}{len(frozen.records) / 20:.0f} requests a second, p99 {p99s}, client {verdict}")
+        from_send_s, from_schedule_s, _, verdict = judge_run(list_times(frozen.records))
+        p99s = f"from the send time {units.format_seconds(from_send_s)}, from the schedule {units.format_seconds(from_schedule_s)}"
+        print(f"simulated, {name:<11}{len(frozen.records) / 20:.0f} requests per second, p99 {p99s}, client {verdict}")
 
 # %% [markdown]
-# **What you should see.** For one client the freeze is *one* slow request among hundreds, far beyond its p99. In the
-# schedule everybody who came in those two seconds waited, and then everybody behind them. The client is "valid" both
-# times: its instruments are in order, it asks the wrong question. A cap on the concurrency makes the same of an open
-# loop, and so does **re-anchoring**: a tool that is late and shifts the rest of its plan. Your stalled run of section
-# 4, re-anchored:
+# **What you should see.** For one client the freeze is *one* slow request among hundreds, far beyond its p99. With the
+# schedule, everybody who arrived in those two seconds waited, and then everybody behind them. The client is "valid"
+# both times: its measurement is sound, but it asks the wrong question. A cap on concurrency does the same to an open
+# loop, and so does **re-anchoring**: a tool that is late shifts the rest of its schedule. Here is your stalled run
+# from section 4, re-anchored:
 
 # %%
 if ARE_READY:
@@ -930,27 +941,28 @@ if ARE_READY:
     moved = [(r.scheduled_s + shift_s, r.sent_s, r.chunks[0].at_s) for r, shift_s in zip(slow.records, shifts_s, strict=True) if r.is_good]
     honest, shifted = (
         sum(first_s - due_s > SLO["ttft_s"] for due_s, _, first_s in rows if first_s)
-        for rows in (list_instants(slow.records), moved)
+        for rows in (list_times(slow.records), moved)
     )
-    print(f"over 0.5 s: {honest} requests from the schedule, {shifted} from the schedule that was moved")
+    print(f"over 0.5 s: {honest} requests from the schedule, {shifted} from the shifted schedule")
 
 # %% [markdown]
 # ## 9 · Summary
 #
 # You saw three things:
 #
-# 1. a latency belongs to a clock: from the schedule it holds what users felt, from the sending it holds what the client
-#    managed to see; a run whose client was late is INVALID, not fast;
-# 2. throughput goes on while the promise is broken: beyond the knee the server works for requests that no longer count;
-# 3. a setting helped when paired rounds say so and the control says *cannot tell*.
+# 1. a latency depends on where its clock starts: from the schedule it is what users felt, from the send time it is
+#    what the client managed to see; a run whose client was late is INVALID, not fast;
+# 2. throughput continues while the promise is broken: beyond the knee the server works on requests that no longer
+#    count;
+# 3. a setting helped if paired rounds say so and the control says *cannot tell*.
 #
-# One thing this does **not** show: the knee of another workload. Other lengths, other sharing, another rhythm of the
-# day move it; what can be carried over is the way to find it.
+# One thing this lab does **not** show: the knee of another workload. Other lengths, other prefix sharing or another
+# daily rhythm move it; what carries over is the way to find it.
 
 # %%
 if IS_TUNING and ready("33.5"):
-    print("Your numbers: the inherited server keeps its promise up to", "no rate tried" if knee is None else f"{knee:.3g} req/s", end="")
-    print(f" of a capacity of {capacity_per_s:.3g} req/s; the prefix cache makes p95 {gains['cache'].ratio:.3g} times as fast")
+    print("Your numbers: the inherited server keeps its promise", "at no rate tried" if knee is None else f"up to {knee:.3g} req/s", end="")
+    print(f"; its capacity is {capacity_per_s:.3g} req/s; the prefix cache makes p95 {gains['cache'].ratio:.3g} times as fast")
     print(f"(95 % interval {gains['cache'].interval.low:.3g} to {gains['cache'].interval.high:.3g}, {NUM_PAIRS} rounds); best setting: {best}")
     print(f"{choice.name} in {inherited.to_dict()['settings']['dtype']} on {machine.cpu.name}, ", end="")
     print(f"{record.time[:10]}, records {record.id} and {tuning.id}")
@@ -964,12 +976,12 @@ if IS_TUNING and ready("33.5"):
 p50 = {key: values["p50"] for one in (record, tuning) for key, values in find_record(one.id).summary.items()}
 low, high = f"load{100 * min(SHARES):.0f}", f"load{100 * max(SHARES):.0f}"
 note("33", f"""Record {record.id} holds open-loop runs against one inherited vLLM server, with schedules drawn beforehand and
-latencies counted from the instant at which a request was due. In a closed loop the server answered
-{p50["capacity_req_per_s"]:.3g} requests a second. At the lowest rate the median time to the first token was
+latencies counted from the time at which each request was due. In a closed loop the server answered
+{p50["capacity_req_per_s"]:.3g} requests per second. At the lowest rate the median time to the first token was
 {p50[low + "_ttft_from_schedule_s"]:.3g} s and {100 * p50[low + "_good_fraction"]:.3g} % of the requests kept the promise; at the highest rate,
 beyond the capacity, the median was {p50[high + "_ttft_from_schedule_s"]:.3g} s and {100 * p50[high + "_good_fraction"]:.3g} %
 kept it, although the server never stopped working. In record {tuning.id} every setting was changed alone and compared with
-the inherited one in paired rounds, next to a control that should change nothing. The median p95 was
+the inherited one in paired rounds, alongside a control that should change nothing. The median p95 was
 {p50["default_p95_s"]:.3g} s before and {p50["cache_p95_s"]:.3g} s with the prefix cache, which found
 {100 * p50["cache_hit_fraction"]:.3g} % of the prompt tokens. The numbers belong to this small model, to these lengths and to
 this machine; the way to find them does not.""")
@@ -1000,21 +1012,21 @@ quiz("33.q4", "d")
 
 # %% solution="33.q5"
 ### BEGIN SOLUTION stub: quiz("33.q5")
-quiz("33.q5", """Sixty-four clients are a closed loop that slows down with the server, so I would send a schedule drawn beforehand and
-count from it. One run each and a p99 of 200 requests have no interval; I would repeat whole runs in interleaved pairs with a control,
-and measure the winner again apart from the search.""")  # fmt: skip
+quiz("33.q5", """Sixty-four clients are a closed loop that slows down with the server, so I would follow a schedule drawn
+beforehand and count from it. One run each and a p99 of 200 requests have no interval; I would repeat whole runs in
+interleaved pairs with a control, and measure the winner again, separately from the search.""")  # fmt: skip
 ### END SOLUTION
 
 # %% [markdown]
 # ## 10 · Done
 #
-# The servers end, and the memory comes back:
+# Stop the servers and release the memory:
 
 # %%
 if ARE_READY:
     for server in engines.values():
         server.stop()
-    print("processes of the servers:", sum(len(server.pids) for server in engines.values()))
+    print("server processes left:", sum(len(server.pids) for server in engines.values()))
 print(memory.measure_release(globals(), "crowd", "loaded", "tuned", "slow", "first", "full", "stalled", "LOGS"))
 
 # %%
