@@ -1,12 +1,12 @@
-"""Are the checks any good? Every reference solution is changed in small ways; a good check rejects nearly all of them.
+"""How good are the checks? Every reference solution is changed in small ways; a good check rejects nearly all changes.
 
     python tests/mutants.py            writes tests/mutants.csv: per exercise the number of mutants, how many were
                                        rejected, and which survived
     python tests/mutants.py 00.2       shows every mutant of one exercise and what its check said; writes nothing
 
 A mutant is one change in the solution region: a comparison flipped, a constant plus or minus one, + and - or * and /
-exchanged, a term dropped, and/or exchanged, a result that is lost, a slice off by one. It is rejected when the check
-says anything but "passed". A mutant that computes the same as the solution can be named in EQUIVALENT, with the reason.
+swapped, a term dropped, and/or swapped, a result discarded, a slice off by one. It is rejected if the check says
+anything but "passed". A mutant equivalent to the solution can be listed in EQUIVALENT, with the reason.
 """
 
 import ast
@@ -72,7 +72,7 @@ def load_exercises() -> list[Reference]:
 
 
 def estimate_stamp(reference: Reference) -> str:
-    """Hash of what decides the score: this engine, the solution, the lab's checks and the judge."""
+    """Return a hash of everything that decides the score: this engine, the solution, the lab's checks and the judge."""
     texts = [Path(__file__).read_text(encoding="utf-8"), reference.earlier, reference.code]
     folder = find_lab_folder(reference.exercise[:2])
     hashes = estimate_module_hashes(ROOT, text="import labkit.checks.judge", folder=folder)
@@ -86,7 +86,7 @@ def estimate_stamp(reference: Reference) -> str:
 
 
 def make_mutants(code: str, lines: frozenset[int]) -> Iterator[tuple[str, str]]:
-    """Yield (change, code) for every mutant, each once; a change reads `line 2: a <= b  ->  a < b`."""
+    """Yield (change, code) for every distinct mutant; a change reads `line 2: a <= b  ->  a < b`."""
     tree = ast.parse(code)
     frozen = pickle.dumps(tree)
     seen = {ast.unparse(tree)}
@@ -115,7 +115,7 @@ def _short(text: str) -> str:
 
 
 def _list_changes(node: ast.AST) -> Iterator[Callable[[ast.AST], ast.AST]]:
-    """Functions that take the same node in a copy of the tree, and return what stands in its place (or the node)."""
+    """Yield functions that take the same node in a copy of the tree and return its replacement, or the changed node."""
     if isinstance(node, ast.Compare):
         for place, operator in enumerate(node.ops):
             for other in _COMPARISONS[type(operator)]:
@@ -238,7 +238,7 @@ def _limit(seconds: float):
 
 
 def score_exercise(reference: Reference, *, tell: Callable[[str], None] = lambda line: None) -> dict[str, str]:
-    """Judge every mutant of one exercise and return its row of the table; the solution itself has to pass."""
+    """Judge every mutant of one exercise and return its row of the table; the solution itself must pass."""
     status, sentence = judge_code(reference, reference.code)
     if status != "passed":
         raise SystemExit(f"{reference.exercise}: the reference solution is not passed ({status}: {sentence})")
@@ -257,7 +257,7 @@ def score_exercise(reference: Reference, *, tell: Callable[[str], None] = lambda
 
 
 def make_table(*, tell: Callable[[str], None] = lambda line: None) -> list[dict[str, str]]:
-    """Score every exercise, with a home and runs of its own."""
+    """Score every exercise, with a temporary home and runs folder."""
     rows = []
     with tempfile.TemporaryDirectory(prefix="labkit-mutants-") as folder:
         os.environ |= {"LABKIT_HOME": folder, "LABKIT_RUNS": f"{folder}/runs"}

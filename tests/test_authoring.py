@@ -1,4 +1,4 @@
-"""The notebook builder: one source, two notebooks, nobody's work lost."""
+"""The notebook builder: one source, two notebooks, and no learner's work is lost."""
 
 import json
 import re
@@ -107,7 +107,7 @@ def source_path(root, name="00_sample"):
 
 
 def write_source(root, text, name="00_sample"):
-    """A lab's folder: its source, and as much of the rest as the guards ask for."""
+    """Write a lab's folder: its source, and as much of the rest as the rules require."""
     path = source_path(root, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
@@ -206,7 +206,7 @@ def test_ids_follow_the_content_and_equal_cells_get_a_suffix(tmp_path):
     assert [cell.id for cell in after.cells if cell.source != "print(1)"] == [cell.id for cell in before.cells]
 
 
-def test_the_cell_of_imports_may_be_longer_than_a_cell_with_an_idea(tmp_path):
+def test_the_import_cell_may_be_longer_than_other_cells(tmp_path):
     body = BODY.replace("import math\n", "import math\n" * 24 + "\n# %%\n")
     assert check_source(load_sample(tmp_path, body=body)) == []
 
@@ -222,7 +222,7 @@ def test_without_a_repository_a_lab_has_neither_link_nor_bootstrap_cell(tmp_path
     source = load_sample(tmp_path)
     plain = texts(make_notebook(source, kind="lab"))
     assert not [text for text in plain if "colab" in text]
-    set_repository(tmp_path, "https://example.org/else")  # Colab opens repositories of GitHub only
+    set_repository(tmp_path, "https://example.org/else")  # Colab opens only GitHub repositories
     assert texts(make_notebook(source, kind="lab")) == plain
 
 
@@ -243,7 +243,7 @@ def test_the_link_and_the_bootstrap_cell_come_from_the_one_setting(tmp_path):
 
 
 def run_bootstrap_cell(monkeypatch, *, has_labkit, modules=()):
-    """Run the cell with made-up surroundings; return the commands that it ran."""
+    """Run the cell in a made-up environment; return the commands that it ran."""
     import importlib.util
     import subprocess
 
@@ -258,7 +258,7 @@ def run_bootstrap_cell(monkeypatch, *, has_labkit, modules=()):
     return ran + calls
 
 
-def test_the_bootstrap_cell_does_nothing_where_labkit_is_there(monkeypatch, capsys):
+def test_the_bootstrap_cell_does_nothing_where_labkit_is_installed(monkeypatch, capsys):
     assert run_bootstrap_cell(monkeypatch, has_labkit=True, modules=["google.colab"]) == []
     assert capsys.readouterr().out == ""
 
@@ -378,7 +378,7 @@ def test_a_broken_rule_is_a_sentence_with_file_and_cell(tmp_path, name):
 
 
 @pytest.mark.parametrize("phase", ["9", "-1", "abc", '"0"'])
-def test_a_phase_that_the_course_does_not_have_is_refused(tmp_path, phase):
+def test_an_unknown_phase_is_refused(tmp_path, phase):
     root = make_root(tmp_path)
     edit_source(root, "phase: 0", f"phase: {phase}")
     (problem,) = check_source(load_source(source_path(root)))
@@ -386,10 +386,10 @@ def test_a_phase_that_the_course_does_not_have_is_refused(tmp_path, phase):
 
 
 @pytest.mark.parametrize("name", ["99-topic", "7_x"])
-def test_a_lab_in_a_folder_of_another_name_is_named_instead_of_left_out(tmp_path, name):
+def test_a_lab_in_a_misnamed_folder_is_reported_and_not_skipped(tmp_path, name):
     root = make_root(tmp_path)
     (root / "solutions" / "src" / name).mkdir()
-    (root / "solutions" / "src" / "notes.py").write_text("")  # what a learner leaves there is theirs
+    (root / "solutions" / "src" / "notes.py").write_text("")  # a learner's own file is ignored
     assert [source.name for source in load_sources(root)] == ["00_sample"]
     (root / "solutions" / "src" / name / "lab.py").write_text("")
     with pytest.raises(LabkitError, match=rf"^solutions/src/{name}: a lab's folder must be named NN_topic. Next:"):
@@ -411,7 +411,7 @@ def test_thirty_lines_are_allowed_where_the_learner_writes(tmp_path):
     assert "15 and 30. Next" in longer[0]
 
 
-def test_hardware_may_be_asked_in_a_blocked_section_and_only_there(tmp_path):
+def test_hardware_may_be_queried_in_a_blocked_section_and_only_there(tmp_path):
     blocked = BODY.replace("version=3", 'version=3 blocked_on="cpu"')
     inside = blocked.replace("secret_sum = x + x", "secret_sum = torch.cuda.device_count()")
     assert check_source(load_sample(tmp_path / "a", body=inside)) == []
@@ -450,7 +450,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-def test_a_source_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name):
+def test_an_unreadable_source_is_named_with_the_reason(tmp_path, name):
     old, new, expected = DAMAGED[name]
     root = make_root(tmp_path)
     path = source_path(root)
@@ -460,7 +460,7 @@ def test_a_source_that_cannot_be_read_is_a_sentence_with_its_name(tmp_path, name
         load_sources(root)
 
 
-def test_every_source_that_cannot_be_read_is_named_at_once(tmp_path):
+def test_all_unreadable_sources_are_named_together(tmp_path):
     root = make_root(tmp_path)
     add_second_source(root)
     for path in (root / "solutions" / "src").glob("*/lab.py"):
@@ -488,12 +488,12 @@ def test_an_untouched_lab_is_updated_even_when_jupyterlab_saved_it_with_outputs(
     assert any("updated" in note and "outputs of your run" in note and "run it again" in note for note in report.notes)
 
 
-def test_an_update_of_a_lab_that_was_never_run_speaks_of_no_outputs(built):
+def test_an_update_of_a_lab_that_was_never_run_does_not_mention_outputs(built):
     edit_source(built, "# # 00 · Sample", "# # 00 · Sample, second edition")
     assert build_labs(built).notes == ("labs/00_sample.ipynb: updated.",)
 
 
-def test_the_outputs_of_a_run_stay_while_the_source_stays(built):
+def test_the_outputs_of_a_run_stay_while_the_source_is_unchanged(built):
     run_lab(built)
     before = (built / "labs" / "00_sample.ipynb").read_bytes()
     report = build_labs(built)
@@ -504,7 +504,7 @@ def test_the_outputs_of_a_run_stay_while_the_source_stays(built):
     )
 
 
-def test_a_lab_that_was_saved_but_never_run_is_stored_as_built_again(built):
+def test_a_lab_that_was_saved_but_never_run_is_rebuilt(built):
     before = (built / "labs" / "00_sample.ipynb").read_bytes()
     save_lab(built, read_lab(built))
     build_labs(built)
@@ -530,7 +530,7 @@ def test_an_edited_lab_is_kept_and_the_new_one_is_written_beside_it(built):
     assert any("you edited it" in note and "00_sample.new.ipynb" in note for note in report.notes)
 
 
-def test_an_edited_lab_of_an_unchanged_source_gets_no_second_file(built):
+def test_an_edited_lab_with_an_unchanged_source_gets_no_second_file(built):
     lab = read_lab(built)
     lab.cells[4].source = "def double(x):\n    return 2 * x"
     save_lab(built, lab)
@@ -562,7 +562,7 @@ def test_the_outputs_of_a_new_version_stay_too(built):
     assert (built / "labs" / "00_sample.new.ipynb").read_bytes() == before
 
 
-def test_a_notebook_without_our_stamp_counts_as_somebodys_work(built):
+def test_a_notebook_without_the_builders_stamp_counts_as_edited(built):
     lab = read_lab(built)
     del lab.metadata["labkit"]
     save_lab(built, lab)
@@ -604,7 +604,7 @@ def test_an_unreadable_lab_is_named_and_left_alone_while_the_others_are_built_an
     assert rest == ["solutions/01_sample.ipynb: is missing. Next: make execute LAB=01"], "only that was not stored here"
 
 
-def test_an_unreadable_lab_is_a_problem_even_where_the_committed_one_is_right(built):
+def test_an_unreadable_lab_is_a_problem_even_if_the_committed_one_is_right(built):
     store_solution(built)
     put_into_git(built)
     (built / "labs" / "00_sample.ipynb").write_text("")
@@ -629,7 +629,7 @@ def test_an_unreadable_solution_is_named(built, content):
     assert problem.endswith("Next: `git checkout solutions/00_sample.ipynb`, or delete it and make execute LAB=00.")
 
 
-def test_an_unreadable_course_table_is_an_old_one(built):
+def test_an_unreadable_course_table_counts_as_out_of_date(built):
     store_solution(built)
     (built / "labs" / "course.json").write_bytes(b"\xff")
     (problem,) = check_labs(built).problems
@@ -657,7 +657,7 @@ def test_a_fresh_build_has_no_problems(built):
     assert (report.problems, report.notes) == ((), ())
 
 
-def test_a_lab_that_is_not_equal_to_its_source_is_named(built):
+def test_a_lab_that_differs_from_its_source_is_named(built):
     store_solution(built)
     lab = read_lab(built)
     lab.cells[0].source = "# Something else"
@@ -698,7 +698,7 @@ def edit_lab(root):
 
 
 @pytest.mark.parametrize("work", [edit_lab, run_lab])
-def test_work_in_a_checkout_is_a_note_while_the_committed_lab_is_right(built, work):
+def test_work_in_a_checkout_is_a_note_if_the_committed_lab_is_right(built, work):
     store_solution(built)
     put_into_git(built)
     work(built)
@@ -719,7 +719,7 @@ def test_a_committed_lab_with_outputs_is_refused_and_its_next_step_helps(built):
     assert check_labs(built).problems == ()
 
 
-def test_another_list_of_labs_and_a_stamp_without_one_are_notes_and_no_problems(built):
+def test_another_list_of_labs_and_a_stamp_without_one_are_notes_not_problems(built):
     store_solution(built)
     assert check_labs(built).notes == ()
     path = built / "solutions" / "00_sample.ipynb"
@@ -737,7 +737,7 @@ def test_another_list_of_labs_and_a_stamp_without_one_are_notes_and_no_problems(
     assert check_labs(built).notes == (expected,)
 
 
-def test_a_renamed_lab_makes_another_list_of_labs(built):
+def test_a_renamed_lab_changes_the_list_of_labs(built):
     add_second_source(built)
     store_solution(built)
     build_labs(built)
@@ -746,7 +746,7 @@ def test_a_renamed_lab_makes_another_list_of_labs(built):
     assert "list of labs" in "".join(check_labs(built).notes)
 
 
-def test_changed_modules_and_a_changed_lock_are_notes_and_no_problems(tmp_path):
+def test_changed_modules_and_a_changed_lock_are_notes_not_problems(tmp_path):
     root = make_root(tmp_path, body=BODY.replace("import math\n", "import math\nfrom labkit import units\n"))
     (root / "labkit").mkdir()
     (root / "labkit" / "__init__.py").write_text("")
@@ -812,7 +812,7 @@ def test_a_complete_folder_lacks_nothing(tmp_path):
     ("mistakes.txt", "", "mistakes.txt: is missing or empty"),
     ("checks.py", CHECKS + "\n\n# TODO\n", "checks.py: TODO in line 5 (1 in all)"),
 ])  # fmt: skip
-def test_what_a_folder_lacks_is_said(tmp_path, file, text, sentence):
+def test_a_missing_part_of_a_folder_is_named(tmp_path, file, text, sentence):
     root = make_root(tmp_path)
     (source_path(root).parent / file).write_text(text)
     assert sentence in lacking(root)
@@ -837,7 +837,7 @@ def test_a_new_lab_builds_and_its_guards_say_what_is_missing(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("number", "topic"), [("9", "x"), ("99", "Flash Attention"), ("99", "a__b"), ("99", "../x")])
-def test_a_name_that_is_not_one_of_a_lab_makes_no_folder(tmp_path, number, topic):
+def test_an_invalid_lab_name_makes_no_folder(tmp_path, number, topic):
     root = make_root(tmp_path)
     with pytest.raises(LabkitError, match="do not make a valid lab name"):
         make_skeleton(root, number, topic)
@@ -890,7 +890,7 @@ def test_local_paths_become_words_in_text_html_and_figures():
     assert third.data["application/vnd.plotly.v1+json"]["data"][0]["text"] == ["y"]
 
 
-def test_a_path_that_only_begins_alike_is_left_alone():
+def test_a_path_with_the_same_prefix_is_left_alone():
     output = nbformat.v4.new_output("stream", text="/home/mexico and a/home/me\n")
     assert clean(output, hidden={"/home/me": "~"}).cells[0].outputs[0].text == "/home/mexico and a/home/me\n"
 
@@ -923,7 +923,7 @@ def test_a_picture_stays_beside_its_figure_and_scripts_and_widgets_go():
     assert [dict(output.data) for output in outputs] == [figure]
 
 
-def test_the_name_of_one_runs_live_view_goes_and_its_table_stays():
+def test_the_id_of_a_live_view_is_removed_and_its_table_kept():
     html = '<div data-labkit-live="0123456789abcdef"><table></table></div>'
     (output,) = clean(nbformat.v4.new_output("display_data", {"text/html": html})).cells[0].outputs
     assert output.data["text/html"] == "<div><table></table></div>"
@@ -961,7 +961,7 @@ def test_an_executed_solution_is_stored_with_outputs_and_stamp_and_is_not_stale(
         ("print('x' * 600_000)", 'KB, the limit is 500 KB.*begins with "print'),
     ],
 )
-def test_a_run_that_is_not_fit_to_be_shown_is_not_stored(built, monkeypatch, line, sentence):
+def test_a_run_that_cannot_be_shown_is_not_stored(built, monkeypatch, line, sentence):
     have_kernel(monkeypatch)
     edit_source(built, "import math\n", "import math\nimport os\n")
     edit_source(built, "print(math.comb(4, 2))", line)
@@ -1069,5 +1069,5 @@ def test_nbval_prints_the_seconds_per_lab(nbval_run):
 
 
 @pytest.mark.slow
-def test_the_records_of_the_solutions_stay_where_they_are_asked_to(nbval_run):
+def test_the_records_of_the_solutions_go_where_they_are_told_to(nbval_run):
     assert [record.name for record in nbval_run[3]] == ["kept"]

@@ -1,4 +1,4 @@
-"""The front door of the checks, on a small course of its own: outcomes, gates, predictions, progress."""
+"""The public functions of labkit.checks on a small made-up course: outcomes, gates, predictions, progress."""
 
 import functools
 import json
@@ -126,13 +126,13 @@ def kinds():
     return [(event["kind"], event.get("exercise"), event.get("outcome")) for event in load_events()]
 
 
-def test_the_front_door_has_exactly_seven_names():
+def test_the_package_exports_exactly_seven_names():
     seven = ["check", "complete", "note", "predict", "ready", "reveal", "use_reference"]
     assert labkit.checks.__all__ == seven
     assert all(callable(getattr(labkit.checks, name)) for name in seven)
 
 
-# check: four outcomes, one event and one line each.
+# check: four outcomes, with one event and one line each
 
 
 def test_a_right_answer_passes_with_one_line_and_one_event(course, capsys):
@@ -158,7 +158,7 @@ def test_a_stub_is_not_attempted(course, capsys):
     assert kinds() == [("attempt", "98.1", "not attempted")]
 
 
-def test_hardware_that_cannot_show_it_is_blocked(course, capsys):
+def test_an_exercise_that_the_hardware_cannot_show_is_blocked(course, capsys):
     assert check("98.3", "speed").status == "blocked"
     assert capsys.readouterr().out == "▢ 98.3 blocked: a GPU is needed to see speed.\n"
 
@@ -169,19 +169,19 @@ def test_an_event_carries_the_current_version_of_the_exercise(course):
     assert [event["version"] for event in load_events()] == [3]
 
 
-def test_an_unknown_exercise_names_those_that_are_there(course):
+def test_an_unknown_exercise_names_the_known_ones(course):
     with pytest.raises(CheckError, match=r"no exercise '98.9'.*98.1, 98.2, 98.3, 98.4"):
         check("98.9", double)
     assert kinds() == []
 
 
-def test_an_exercise_without_a_check_is_an_error_and_no_pass(course, monkeypatch):
+def test_an_exercise_without_a_check_is_an_error_not_a_pass(course, monkeypatch):
     monkeypatch.delattr(sys.modules["lab98.checks"], "check_1")
     with pytest.raises(CheckError, match="has no check"):
         check("98.1", double)
 
 
-# Strict mode, the test run.
+# Strict mode, as in the test run
 
 
 @pytest.mark.parametrize(("exercise", "answer", "line"), [
@@ -211,7 +211,7 @@ def test_strict_mode_accepts_blocked_only_on_the_tiers_of_the_course(course, mon
         check("98.3", "speed")
 
 
-# The learner's code: whatever it does becomes a sentence.
+# The learner's code: whatever it does becomes a sentence
 
 
 def test_an_exception_is_named_with_its_message_and_line_and_shows_no_traceback(course, capsys):
@@ -235,7 +235,7 @@ def test_a_message_of_several_lines_stays_one_line(course, capsys):
     assert len(line) < 400
 
 
-def test_leaving_python_and_a_deep_recursion_fail_like_other_exceptions():
+def test_exiting_python_and_deep_recursion_fail_like_other_exceptions():
     def leave(x):
         sys.exit(3)
 
@@ -247,7 +247,7 @@ def test_leaving_python_and_a_deep_recursion_fail_like_other_exceptions():
 
 
 @pytest.mark.parametrize("body", ["while True: pass", "while True:\n  try: rows.append(x)\n  except Exception: pass"])
-def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body):
+def test_an_endless_loop_becomes_a_sentence_and_leaves_no_timer(monkeypatch, body):
     monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.05)
     before = signal.getsignal(signal.SIGPROF)
     names = {}
@@ -259,7 +259,7 @@ def test_a_loop_without_end_is_a_sentence_and_leaves_no_timer(monkeypatch, body)
     assert signal.getsignal(signal.SIGPROF) == before
 
 
-def test_time_in_which_the_function_only_waits_does_not_count(monkeypatch):
+def test_time_spent_waiting_does_not_count(monkeypatch):
     monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.1)
     def wait(x):
         time.sleep(0.15)
@@ -268,7 +268,7 @@ def test_time_in_which_the_function_only_waits_does_not_count(monkeypatch):
     assert run_check(check_double, wait).status == "passed"
 
 
-def test_an_interrupt_stops_the_check_and_counts_for_nothing(course):
+def test_an_interrupt_stops_the_check_and_is_not_recorded(course):
     def wait(x):
         raise KeyboardInterrupt
 
@@ -277,14 +277,14 @@ def test_an_interrupt_stops_the_check_and_counts_for_nothing(course):
     assert kinds() == []
 
 
-def test_the_checks_own_code_is_no_answer():
+def test_the_checks_own_code_is_rejected_as_an_answer():
     judge_record = load_lab_module("10", "checks").judge_record
     for answer in (judge_record, functools.partial(judge_record)):
         outcome = run_check(check_double, answer)
         assert (outcome.status, outcome.sentence[:28]) == ("failed", "this is the check's own code")
 
 
-def test_an_object_that_can_be_called_is_told_to_become_a_function():
+def test_a_callable_object_fails_with_a_request_for_a_function():
     class Double:
         def __call__(self, x):
             return 2 * x
@@ -293,7 +293,7 @@ def test_an_object_that_can_be_called_is_told_to_become_a_function():
     assert "write `double` without parentheses" in run_check(check_double, 4).sentence
 
 
-def test_a_missing_kernel_of_a_library_is_a_failure_and_no_stub():
+def test_a_librarys_missing_kernel_is_a_failure_not_a_stub():
     def use_stdlib(x):
         import asyncio
 
@@ -330,7 +330,7 @@ def test_a_changed_argument_does_not_reach_the_check_and_is_named():
 
 
 @pytest.mark.parametrize("argument", [{"a": [1]}, np.ones(2), [[0]], {"a": 1, "b": 2}])
-def test_a_changed_dict_array_or_inner_list_is_seen(argument):
+def test_a_changed_dict_array_or_inner_list_is_detected(argument):
     def spoil(value):
         inner = value["a"] if isinstance(value, dict) else value
         if isinstance(inner, list):
@@ -359,7 +359,7 @@ def test_an_argument_that_is_only_read_counts_as_unchanged(argument):
     assert guarded.changed == ""
 
 
-def test_two_arguments_that_are_one_object_stay_one():
+def test_two_arguments_that_are_one_object_stay_one_object():
     guarded = LearnerFunction(lambda first, second: first is second)
     row, draw = [1], lambda: 1
     assert guarded(row, row) and guarded([row, draw], [row, draw]) is False
@@ -441,14 +441,14 @@ def test_true_is_not_one():
     assert run_check(check_one, lambda x: x).status == "passed"
 
 
-# The check itself.
+# The check itself
 
 
 def test_a_check_that_crashes_is_never_a_pass(course, monkeypatch, capsys):
     def check_1(answer):
         return passed(str([][3]))
 
-    # In the room of the checks, as a real one is: then the crash is the course's.
+    # As if it were defined in labkit.checks, so that the crash is the course's fault and not the learner's.
     code = check_1.__code__.replace(co_filename=labkit.checks.__file__)
     monkeypatch.setattr(sys.modules["lab98.checks"], "check_1", types.FunctionType(code, globals()))
     assert check("98.1", double).status == "failed"
@@ -465,7 +465,7 @@ def test_a_check_that_returns_no_outcome_is_never_a_pass(verdict):
     assert "the check itself returned no outcome" in outcome.sentence
 
 
-def test_an_object_of_the_learner_that_raises_inside_the_check_is_the_learners_failure():
+def test_a_learners_object_that_raises_inside_the_check_is_the_learners_failure():
     class Cache:
         def __eq__(self, other):
             raise ValueError("cannot compare")
@@ -488,7 +488,7 @@ def test_an_unknown_status_is_an_error():
     ("0.30", 0.306, False), (74.0625, 74.0625 * (1 + 1e-12), True), (0, 0.4, True), ("5", float("nan"), False),
     (float("nan"), 5.0, False), (float("inf"), 5.0, False),
 ])  # fmt: skip
-def test_a_written_number_stands_for_all_that_round_to_it(written, truth, is_right):
+def test_a_written_number_matches_every_value_that_rounds_to_it(written, truth, is_right):
     assert is_rounded(written, truth) is is_right
 
 
@@ -574,7 +574,7 @@ def finish():
     check("98.3", "speed")
 
 
-def test_a_lab_is_complete_with_passed_viewed_and_blocked_exercises_and_leads_on(course, capsys, monkeypatch):
+def test_a_lab_is_complete_with_passed_viewed_and_blocked_exercises_and_names_the_next(course, capsys, monkeypatch):
     monkeypatch.setenv("LABKIT_STRICT", "1")
     finish()
     capsys.readouterr()
@@ -658,7 +658,7 @@ def test_a_late_prediction_is_not_the_prediction(course, capsys):
 
 
 @pytest.mark.parametrize("value", ["100 tok/s", float("nan"), True, [1], float("inf")])
-def test_a_prediction_that_is_no_number_is_not_stored(course, value):
+def test_a_prediction_that_is_not_a_number_is_not_stored(course, value):
     with pytest.raises(CheckError, match="not a number"):
         predict("98.p1", value, unit="tok/s")
     with pytest.raises(CheckError, match="not a number"):

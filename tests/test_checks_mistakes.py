@@ -1,4 +1,4 @@
-"""mistakes.txt: how entries are read and applied, what is refused, and how the sentence of a wrong answer is found."""
+"""mistakes.txt: reading and applying entries, rejecting invalid ones, finding the sentence for a wrong answer."""
 
 import pytest
 
@@ -95,7 +95,7 @@ def test_entries_are_read_in_order_each_with_its_kind_sentence_and_line(course):
     assert [one.sentence for one in load_mistakes("97.2")] == ["The height is missing."]
 
 
-AREAS = (18.849555922, 18.849555922, 36, 9, 9, 28.274333882)  # of a circle with radius 3, by each entry
+AREAS = (18.849555922, 18.849555922, 36, 9, 9, 28.274333882)  # what each entry gives for a circle of radius 3
 
 
 @pytest.mark.parametrize(("place", "value"), list(enumerate(AREAS)))
@@ -150,7 +150,7 @@ def test_a_known_mistake_that_never_ends_does_not_hang_the_check(course, monkeyp
     assert "expected 3.14" in run_check(check_area, lambda radius: 5.0, exercise="97.1").sentence
 
 
-def test_the_checks_of_another_course_are_loaded_anew(course, tmp_path, monkeypatch):
+def test_the_checks_of_another_course_are_loaded_again(course, tmp_path, monkeypatch):
     first = load_lab_module("97", "checks")
     other = tmp_path / "other"
     for name in ("labs", "labkit", "solutions/src/97_squares"):

@@ -1,4 +1,4 @@
-"""The notebooks as they are shipped: equal to their source, without answers, runnable untouched, with outputs."""
+"""The notebooks as shipped: labs match their source, contain no answers and run untouched; solutions have outputs."""
 
 import re
 from dataclasses import replace
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = load_sources(ROOT)
 NAMES = [source.name for source in SOURCES]
 MAX_SOLUTION_BYTES = 500_000
-# Shorter lines (`else:`, `return None`) are no answers. Only a longer one is looked for within other lines as well:
-# `synchronize()` is an answer alone on its line, and ordinary in `device.synchronize()`.
+# Shorter lines (`else:`, `return None`) are not answers. Only a longer line is also searched for within other lines:
+# `synchronize()` is an answer on a line of its own, but ordinary code in `device.synchronize()`.
 MIN_ANSWER_CHARACTERS = 12
 MIN_PART_CHARACTERS = 20
 
@@ -32,13 +32,13 @@ def read(folder, source):
 
 
 def code_cells(notebook):
-    """Those of the source: not the built cell that gets the course on a hosted notebook."""
+    """Return the code cells that come from the source, without the generated bootstrap cell."""
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     return [cell for cell in cells if BOOTSTRAP_TAG not in cell.metadata.get("tags", [])]
 
 
 def text_of(outputs):
-    """What a reader of the plain text sees."""
+    """Return what a reader of the plain text sees."""
     parts = [output.text if output.output_type == "stream" else output.get("data", {}) for output in outputs]
     return "\n".join(part if isinstance(part, str) else str(part.get("text/plain", "")) for part in parts)
 
@@ -60,9 +60,9 @@ def test_labs_solutions_and_course_table_are_up_to_date():
 
 
 def find_leaks(source):
-    """Answer lines that can be read in the lab: as a line of their own or, where they are longer, within other text."""
+    """Return answer lines that are readable in the lab: on a line of their own or, if long enough, in other text."""
     notebook = make_notebook(source, kind="lab")
-    # A hint may quote a part of the answer: that is what it is for, and it is folded.
+    # A hint may quote part of the answer: that is its purpose, and it is folded.
     open_text = "\n".join(
         cell.source if cell.cell_type == "code" else re.sub(r"<details>.*?</details>", "", cell.source, flags=re.DOTALL)
         for cell in notebook.cells
@@ -75,7 +75,7 @@ def find_leaks(source):
 
 
 def join_words(text):
-    """With one space between words, because a paragraph may break anywhere, and without the word to the formatter."""
+    """Return a text with single spaces, because a paragraph may break anywhere, and without `# fmt: skip`."""
     return " ".join(text.replace("# fmt: skip", "").split())
 
 
@@ -95,7 +95,7 @@ LEAKING = {
 
 
 @pytest.mark.parametrize("name", LEAKING)
-def test_the_guard_sees_an_answer_line_that_is(name):
+def test_the_guard_finds_an_answer_line_that_is(name):
     kind, text = LEAKING[name]
     answer = Cell(
         kind="code",
@@ -125,7 +125,7 @@ def test_no_marker_is_left_in_either_notebook(source):
 
 
 @every_source
-def test_hardware_is_asked_for_in_one_place(source):
+def test_hardware_is_queried_in_one_place(source):
     blocked = find_blocked_cells(source)
     asking = [
         cell.place
@@ -139,7 +139,7 @@ def test_hardware_is_asked_for_in_one_place(source):
 
 
 @every_source
-def test_a_solution_is_small_enough_to_travel(source):
+def test_a_solution_is_small_enough_to_commit(source):
     assert (ROOT / "solutions" / f"{source.name}.ipynb").stat().st_size <= MAX_SOLUTION_BYTES
 
 

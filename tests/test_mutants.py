@@ -1,4 +1,4 @@
-"""The committed table of mutants is complete, fresh and good enough; and the engine does what it says."""
+"""The committed table of mutants is complete, up to date and good enough, and the mutation engine works."""
 
 import ast
 
@@ -14,7 +14,7 @@ def test_the_table_has_a_row_for_every_exercise_and_no_other():
 
 
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.exercise)
-def test_a_row_belongs_to_this_solution_and_this_check(exercise):
+def test_a_row_is_up_to_date_with_its_solution_and_check(exercise):
     stamp = TABLE[exercise.exercise]["stamp"]
     assert stamp == mutants.estimate_stamp(exercise), "solution or check changed: run `make mutants`"
 

@@ -1,4 +1,4 @@
-"""Findings: every number is in a cited record, in its unit, as far as its digits go."""
+"""Findings: every number must be in a cited record, in its unit, rounded to the digits shown."""
 
 import time
 
@@ -89,7 +89,7 @@ def test_a_number_that_no_cited_record_has_is_named(record, sentence, number):
         assert f"the number {number} is in none of the cited records ({record.id})" in outcome.sentence
 
 
-def test_a_zero_stands_for_a_value_that_is_0_and_for_nothing_small(record):
+def test_a_zero_matches_a_value_of_0_and_no_small_value(record):
     assert is_quoted(Written("0"), {"r.settings.seed": 0})
     assert is_quoted(Written("0.0", "s"), {"r.idle_s.p50": 0.0})
     for digits in ("0", "0.0", "0e9", "٠"):
@@ -98,10 +98,10 @@ def test_a_zero_stands_for_a_value_that_is_0_and_for_nothing_small(record):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("word", ["A1b2" * 50_000, "1" * 200_000, "a" * 200_000 + "1", "data:" + "x/1" * 60_000])
-def test_a_file_pasted_as_one_word_is_read_in_a_moment(record, word):
+def test_a_file_pasted_as_one_word_is_read_quickly(record, word):
     start_s = time.thread_time()
     outcome = judge(write(record, f"74.06 tok/s {word}"), record)
-    assert time.thread_time() - start_s < 3  # half a minute, when every digit read the whole word again
+    assert time.thread_time() - start_s < 3  # it took half a minute when each digit rescanned the whole word
     assert len(outcome.sentence) < 300
 
 
@@ -112,7 +112,7 @@ def test_numbers_may_come_from_several_records_but_only_from_cited_ones(record):
     assert judge(f"{text} See {other.id}.", record, other).status == "passed"
 
 
-def test_a_record_that_is_not_here_is_named(record):
+def test_a_missing_record_is_named(record):
     assert "no record r-0123456789 on this machine" in judge(f"r-0123456789 says 74.06 tok/s. {FILL}", record).sentence
 
 
@@ -140,7 +140,7 @@ def test_an_empty_note_is_not_attempted(text):
     assert judge(text).status == "not attempted"
 
 
-def test_a_note_that_is_no_text_fails():
+def test_a_note_that_is_not_a_string_fails():
     assert "expected a finding as a string, got a list" in judge([1, 2]).sentence
 
 
@@ -190,7 +190,7 @@ def test_numbers_are_found_and_names_are_left_out(text, numbers):
     assert [str(number) for number in find_numbers(text)] == numbers
 
 
-def test_a_count_is_no_time_even_of_a_time():
+def test_a_count_is_not_a_time_even_if_it_counts_times():
     values = {"r.ttft_s.n": 20, "r.ttft_s.mean_interval.confidence": 0.95}
     assert not is_quoted(Written("20", "s"), values)
     assert is_quoted(Written("20"), values)

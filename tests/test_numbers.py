@@ -7,14 +7,14 @@ Write the number with a marker in front, in the README or in a Markdown cell of 
 The marker is an HTML comment, so no reader sees it. It holds three things, or four:
 
     data/recorded/00/cpu.json      the file, under data/: .json, .jsonl (a record in each line) or .csv
-    #/decode/p50                   where the value stands in it. .json: keys and list positions; .jsonl: the record's
-                                   id, then its keys; .csv: the text in the row's first column, then the column's name
-    *1000                          if the text shows another unit: the factor (0.0123 s is written as 12.3 ms)
-    .1f                            how Python writes it: format(value, ".1f"); `,.0f` and `.1%` work too
+    #/decode/p50                   the value's place in it. .json: keys and list positions; .jsonl: the record's id,
+                                   then its keys; .csv: the text in the row's first column, then the column's name
+    *1000                          a factor, if the text uses another unit (0.0123 s is written as 12.3 ms)
+    .1f                            the format, as in format(value, ".1f"); `,.0f` and `.1%` work too
 
 A number with a unit of speed or of a short time, such as `120 tok/s`, `12 ms` or `80 GB/s`, that has no marker fails.
-One that was not measured (a worked example, a definition, a simulated delay) stands with its reason in numbers.txt in
-the lab's folder.
+One that was not measured (a worked example, a definition, a simulated delay) is listed with its reason in the lab's
+numbers.txt.
 """
 
 import csv
@@ -41,7 +41,7 @@ UNIT = (
 MEASURED = re.compile(rf"(?<![\w.])(?P<number>\d[\d.,]*\d|\d)(?:\s|&nbsp;|-)?(?P<unit>{UNIT})")
 
 def load_not_measured():
-    """{file: {"number unit" as it stands there: why it is no measurement}} from numbers.txt in each lab's folder."""
+    """Return {file: {"number unit" as written there: why it is not a measurement}} from each lab's numbers.txt."""
     found = {}
     for path in sorted((ROOT / "solutions" / "src").glob("*/numbers.txt")):
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
@@ -54,8 +54,8 @@ NOT_MEASURED = load_not_measured()
 
 
 def load_prose():
-    """{file: its text}: the README and the Markdown cells of every source."""
-    # The table of the load tools is made from its record as a whole, and test_agreement.py compares it.
+    """Return {file: its text} for the README and the Markdown cells of every source."""
+    # The table of the load tools is generated from its record, and test_agreement.py compares the two.
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     prose = {"README.md": re.sub(r"<!-- agreement -->.*?<!-- /agreement -->", "", readme, flags=re.DOTALL)}
     for path in sorted((ROOT / "solutions" / "src").glob("[0-9][0-9]_*/lab.py")):
@@ -70,7 +70,7 @@ def load_prose():
 
 
 def load_value(file, pointer, *, root=ROOT):
-    """The value that a marker points to; AssertionError with the place when it is not there."""
+    """Return the value that a marker points to. Raises AssertionError with the place if it does not exist."""
     assert file.startswith("data/"), f"{file}: a number comes from a file under data/"
     assert not file.startswith("data/runs/"), f"{file}: data/runs is the learner's own and does not travel"
     path, keys = root / file, pointer.strip("/").split("/")
@@ -93,7 +93,7 @@ def load_value(file, pointer, *, root=ROOT):
 
 
 def find_wrong_numbers(text, *, root=ROOT):
-    """One sentence for each marked number that is not what its file says, and for each marker that cannot be read."""
+    """Yield a sentence for each marked number that differs from its file, and for each marker that cannot be read."""
     whole = {match.start() for match in MARKER.finditer(text)}
     for match in ANY_MARKER.finditer(text):
         if match.start() not in whole:
@@ -106,7 +106,7 @@ def find_wrong_numbers(text, *, root=ROOT):
 
 
 def find_unmarked_numbers(text):
-    """Every "number unit" of speed or time that has no marker in front."""
+    """Return every "number unit" of speed or time without a marker in front."""
     for match in MEASURED.finditer(MARKER.sub("marked", text)):
         yield f"{match['number']} {' '.join(match['unit'].split())}"
 

@@ -1,4 +1,4 @@
-"""The quiz: shown without its answer, graded with an explanation for each wrong answer, kept as an event."""
+"""The quiz: shown without its answer, graded with an explanation for each wrong answer, saved as an event."""
 
 import json
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_every_lab_of_the_course_has_its_questions_in_the_bank():
 
 
 @pytest.mark.parametrize("lab", BANKS)
-def test_every_wrong_answer_that_is_known_has_its_own_sentence_and_does_not_tell_the_right_one(lab):
+def test_every_known_wrong_answer_has_its_own_sentence_and_does_not_reveal_the_right_one(lab):
     for question in load_questions(lab):
         sentences = [run_quiz(question, wrong) for wrong, _ in question.wrong]
         assert all(outcome.status == "failed" for outcome in sentences)
@@ -108,7 +108,7 @@ def test_a_wrong_answer_fails_with_its_own_sentence(question_id, answer, phrase)
     assert phrase in outcome.sentence, outcome.sentence
 
 
-def test_an_answer_without_end_is_wrong_and_kept():
+def test_an_infinite_answer_is_wrong_and_saved():
     quiz("00.q4", float("inf"))
     quiz("00.q4", float("nan"))
     assert [event["answer"] for event in load_events()] == ["inf", "nan"]
@@ -239,7 +239,7 @@ def test_a_named_lab_is_asked_about_before_it_is_finished():
         draw_questions(lab="77")
 
 
-def test_no_answer_of_the_bank_stands_in_a_lab():
+def test_no_quiz_answer_appears_in_a_lab():
     for lab in BANKS:
         (path,) = glob_tracked(f"labs/{lab}_*.ipynb")
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]

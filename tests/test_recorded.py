@@ -50,7 +50,7 @@ def test_what_the_readme_says_about_that_run_is_in_its_record():
     assert {engine["settings"]["dtype"] for engine in record.settings["engines"].values()} == {"float32"}
 
 
-def test_a_run_on_a_processor_never_stands_in_the_row_of_a_gpu():
+def test_a_cpu_run_never_fills_the_row_of_a_gpu():
     claim = load_claim("vllm-over-hf-mixed")
     table = format_comparison(claim, lab="12", name="engines", key="mixed_vllm_over_naive_ratio")
     assert table.splitlines()[1].endswith("not recorded yet")

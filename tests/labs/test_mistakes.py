@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COURSE = json.loads((ROOT / "labs" / "course.json").read_text(encoding="utf-8"))
 EXERCISES = [exercise["id"] for lab in COURSE["labs"] for exercise in lab["exercises"]]
 STUB = "raise NotImplementedError('exercise: your code here')"
-# What a learner leaves who has not begun: the body of a function.
+# Function bodies of a learner who has not begun.
 UNTOUCHED = (STUB, "pass", "...", "'a docstring'", "return None", f"print('thinking')\n    {STUB}")
 MIN_MISTAKES = 3  # for each exercise
 
@@ -42,7 +42,7 @@ every_exercise = pytest.mark.parametrize(
 
 def answer(exercise, code=None):
     number, _, k = exercise.partition(".")
-    # Some checks want a record that a cell above has saved, too: save_records_k() makes one up.
+    # Some checks also need a record that an earlier cell saves: save_records_k() makes one up.
     getattr(load_lab_module(number, "checks"), f"save_records_{k}", lambda: None)()
     reference = load_reference(exercise)
     return eval(reference.answer, make_names(reference, code))
@@ -85,8 +85,8 @@ def test_an_exercise_has_known_mistakes_and_no_sentence_twice(exercise):
     mistakes = load_mistakes(exercise)
     wrong = [one for one in mistakes if one.kind != "right"]
     assert len(wrong) >= MIN_MISTAKES, f"mistakes.txt has {len(wrong)} wrong answers of {exercise}"
-    assert len({one.code for one in mistakes}) == len(mistakes), "the same change stands there twice"
+    assert len({one.code for one in mistakes}) == len(mistakes), "the same change is listed twice"
 
 
-def test_a_check_stops_a_loop_without_end_later_than_any_test_here_takes():
+def test_the_time_limit_is_longer_than_any_check_here_takes():
     assert LIMIT_S >= 5

@@ -380,8 +380,8 @@ if ARE_READY:
 #
 # Measured at two contexts. Weights and cache are added up from the tensors themselves and compared with your `memory_parts`;
 # activations are the peak of what one step allocates. On a CPU the weights may be mapped from their file: parts that were never
-# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). A CPU does not report
-# what the allocator keeps, so its slack is in the *rest*, with Python and the libraries; on a GPU it is shown separately.
+# read are not resident and not counted (a decode step reads them all, except rows of an untied embedding). Nothing reports what
+# a CPU's allocator keeps, so its slack is in the *rest*, with Python and the libraries; on a GPU it is shown separately.
 
 # %%
 if ARE_READY:
