@@ -261,6 +261,7 @@ def test_an_endless_loop_becomes_a_sentence_and_leaves_no_timer(monkeypatch, bod
 
 def test_time_spent_waiting_does_not_count(monkeypatch):
     monkeypatch.setattr("labkit.checks.learner.LIMIT_S", 0.1)
+
     def wait(x):
         time.sleep(0.15)
         return 2 * x

@@ -35,7 +35,8 @@ def test_a_changed_unit_is_stored_and_said(capsys):
     predict("00.p1", 100, unit="tok/s")
     capsys.readouterr()
     predict("00.p1", 100, unit="ms")
-    assert "100 ms, stored before the measurement (it was 100 tok/s before: the unit differs)" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "100 ms, stored before the measurement (it was 100 tok/s before: the unit differs)" in shown
     assert kept() == [("prediction", 100, "tok/s"), ("prediction", 100, "ms")]
 
 

@@ -40,6 +40,7 @@ UNIT = (
 )
 MEASURED = re.compile(rf"(?<![\w.])(?P<number>\d[\d.,]*\d|\d)(?:\s|&nbsp;|-)?(?P<unit>{UNIT})")
 
+
 def load_not_measured():
     """Return {file: {"number unit" as written there: why it is not a measurement}} from each lab's numbers.txt."""
     found = {}
