@@ -196,7 +196,7 @@ def expect_by_hand(function: Callable, *args, **kwargs) -> None:
             if any(name.startswith(beginning) for name in names):
                 fail(sentence)
     if any(map(is_own_code, frames)):
-        fail("the check's own code is no answer: write it by hand.")
+        fail("this is the check's own code: write the function yourself.")
 
 
 def expect_device(function: Callable, *args, **kwargs) -> None:
