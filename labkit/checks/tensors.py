@@ -89,7 +89,7 @@ def _fail_at(got: Any, expected: Any, tolerance: float, call: str, why: str) -> 
     import torch
 
     if got is None:
-        fail(f"{call}: nothing came back, is a `return` missing?")
+        fail(f"{call}: nothing came back: is a `return` missing?")
     if isinstance(expected, tuple | list):
         if not isinstance(got, tuple | list) or len(got) != len(expected):
             how = f"of {len(got)}" if isinstance(got, tuple | list) else f"({type(got).__name__})"
