@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from labkit.authoring.build import Report, build_labs, check_labs
-from labkit.authoring.execute import execute_solution
+from labkit.authoring.build import build_labs, check_labs
+from labkit.authoring.execute import Report, execute_solution
 from labkit.authoring.skeleton import make_skeleton
 from labkit.environment import find_course_root
 from labkit.errors import LabkitError

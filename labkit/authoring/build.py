@@ -7,30 +7,16 @@ other cells. The check is about what is committed: if the lab in git matches its
 import json
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.authoring.execute import Finding, check_solution
+from labkit.authoring.execute import Report, check_solution
 from labkit.authoring.rules import PHASES, check_folder, check_source
 from labkit.authoring.source import Source, dump_notebook, find_calls, load_source, make_notebook
 from labkit.authoring.stored import has_run, is_edited, is_only_run, load_notebook
 from labkit.errors import LabkitError
 
-__all__ = ["Report", "build_labs", "check_labs", "load_sources", "make_course"]
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a build or a check found.
-
-    Attributes:
-        problems: sentences that make the command fail.
-        notes: sentences that are only shown.
-    """
-
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
+__all__ = ["build_labs", "check_labs", "load_sources", "make_course"]
 
 
 def load_sources(root: Path) -> list[Source]:
@@ -134,22 +120,22 @@ def _build_lab(path: Path, *, made) -> str | None:
     return f"{name}: updated."
 
 
-def _check_lab(root: Path, source: Source) -> Finding:
+def _check_lab(root: Path, source: Source) -> Report:
     path = root / "labs" / f"{source.name}.ipynb"
     if not path.exists():
-        return Finding(problems=(f"labs/{path.name}: is missing. Next: python -m labkit.authoring",))
+        return Report(problems=(f"labs/{path.name}: is missing. Next: python -m labkit.authoring",))
     made = make_notebook(source, kind="lab")
     expected = dump_notebook(made)
     if _read_text(path) == expected:
-        return Finding()
+        return Report()
     try:
         present = load_notebook(path)
     except LabkitError as error:
-        return Finding(problems=(str(error),))
+        return Report(problems=(str(error),))
     if _committed_text(root, f"labs/{path.name}") == expected:
         note = f"labs/{path.name}: was run or edited here; the committed version matches its source."
-        return Finding(notes=(note,))
-    return Finding(problems=(f"labs/{path.name}: {_name_difference(present, made=made, source=source)}",))
+        return Report(notes=(note,))
+    return Report(problems=(f"labs/{path.name}: {_name_difference(present, made=made, source=source)}",))
 
 
 def _name_difference(present, *, made, source: Source) -> str:

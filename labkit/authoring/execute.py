@@ -18,7 +18,7 @@ from labkit.authoring.source import Source, dump_notebook, estimate_cells_hash, 
 from labkit.authoring.stored import load_notebook
 from labkit.errors import LabkitError
 
-__all__ = ["Finding", "check_solution", "clean_outputs", "execute_solution", "make_kernel_environment"]
+__all__ = ["Report", "check_solution", "clean_outputs", "execute_solution", "make_kernel_environment"]
 
 _MAX_BYTES = 500_000
 _CELL_TIMEOUT_S = 600
@@ -37,11 +37,11 @@ _PICTURES = ("image/png", "image/jpeg")
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """The result of checking one stored notebook.
+class Report:
+    """What a build or a check found.
 
     Attributes:
-        problems: sentences that make the check fail.
+        problems: sentences that fail the command.
         notes: sentences that are only shown.
     """
 
@@ -119,21 +119,21 @@ def clean_outputs(notebook, *, hidden: dict[str, str]) -> None:
             cell.outputs = [made for output in outputs if (made := _clean_output(output, hidden=hidden))]
 
 
-def check_solution(root: Path, source: Source) -> Finding:
+def check_solution(root: Path, source: Source) -> Report:
     """Compare a stored solution with its source (a difference is a problem) and its stamp (a difference is a note)."""
     path = root / "solutions" / f"{source.name}.ipynb"
     again = f"Next: make execute LAB={source.number}"
     if not path.exists():
-        return Finding(problems=(f"solutions/{path.name}: is missing. {again}",))
+        return Report(problems=(f"solutions/{path.name}: is missing. {again}",))
     try:
         notebook = load_notebook(path)
     except LabkitError as error:
-        return Finding(problems=(str(error),))
+        return Report(problems=(str(error),))
     stamp = notebook.metadata.get("labkit", {}).get("executed", {})
     if stamp.get("source") != source.hash:
-        return Finding(problems=(f"solutions/{path.name}: its source has changed since it was executed. {again}",))
+        return Report(problems=(f"solutions/{path.name}: its source has changed since it was executed. {again}",))
     if estimate_cells_hash(notebook) != estimate_cells_hash(make_notebook(source, kind="solution")):
-        return Finding(problems=(f"solutions/{path.name}: its cells differ from its source. {again}",))
+        return Report(problems=(f"solutions/{path.name}: its cells differ from its source. {again}",))
     before, now = stamp.get("modules", {}), _stamp(root, source)
     after = now["modules"]
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
@@ -143,7 +143,7 @@ def check_solution(root: Path, source: Source) -> Finding:
         notes.append(f"solutions/{path.name}: executed with an older {lock}.")
     if stamp.get("labs") != now["labs"]:
         notes.append(f"solutions/{path.name}: executed with another list of labs; its progress table may be stale.")
-    return Finding(notes=tuple(notes))
+    return Report(notes=tuple(notes))
 
 
 def _find_source(root: Path, number: str) -> Source:

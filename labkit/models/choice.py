@@ -13,7 +13,7 @@ from labkit.models.checkpoint import load_config
 from labkit.models.description import BYTES_PER_VALUE, Model, estimate_model, find_models_folder, load_description
 from labkit.models.loading import run_explained
 
-__all__ = ["SHIPPED", "find_model", "load_reference"]
+__all__ = ["SHIPPED", "find_model", "load_reference_models"]
 
 SHIPPED = {"target": "python-11m", "draft": "python-2m"}
 RANDOM_SHAPES = {  # 138M parameters: the size at which a CPU's memory bandwidth starts to matter
@@ -37,10 +37,10 @@ def find_model(role: str = "target", *, machine: Machine | None = None) -> Model
     tier = estimate_tier(machine)
     if tier == "cpu":
         return _load_shipped(SHIPPED[role], machine)
-    return next(model for row, model in load_reference() if tier in row["tier"] and row["role"] == role)
+    return next(model for row, model in load_reference_models() if tier in row["tier"] and row["role"] == role)
 
 
-def load_reference() -> list[tuple[dict, Model]]:
+def load_reference_models() -> list[tuple[dict, Model]]:
     """Return the rows of data/reference/models.json (tier, role, licence, source), each with its `Model`."""
     path = find_course_root() / "data" / "reference" / "models.json"
     rows = json.loads(path.read_text(encoding="utf-8"))["models"]
@@ -78,7 +78,7 @@ def _find_named(name: str, machine: Machine) -> Model:
         return _load_shipped(name, machine)
     if (folder := _find_path(name)) and folder.is_dir():
         return load_description(folder.resolve(), source="local", machine=machine)
-    for row, model in load_reference():
+    for row, model in load_reference_models():
         if name in (row["name"], row["hub_id"]):
             if model.dtype not in BYTES_PER_VALUE:  # packed: it is what its checkpoint says
                 return model

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from labkit.errors import ModelError
 from labkit.hardware import Machine, estimate_tier, probe_machine
-from labkit.models.choice import SHIPPED, find_model, load_reference
+from labkit.models.choice import SHIPPED, find_model, load_reference_models
 from labkit.models.description import Model, choose_gpu, find_models_folder, load_description
 from labkit.units import format_bytes
 
@@ -68,7 +68,7 @@ def list_models(machine: Machine | None = None) -> tuple[Fit, ...]:
         folder = find_models_folder() / name
         if folder.is_dir():
             known.append((load_description(folder, source="shipped", machine=machine), role, "cpu"))
-    known += [(model, row["role"], row["tier"]) for row, model in load_reference()]
+    known += [(model, row["role"], row["tier"]) for row, model in load_reference_models()]
     taken = ASKED if is_asked else estimate_tier(machine)
     return tuple(_estimate_fit(*entry, machine, is_taken=taken in entry[2]) for entry in known)
 
