@@ -7,6 +7,7 @@ started once; tests that run a notebook are handed out one by one, because each 
 import gc
 import itertools
 import os
+import signal
 import sys
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,10 @@ if str(ROOT) not in sys.path:  # the quick tests also run in environments withou
 
 # Before torch loads: spinning OpenMP threads slow every small model down while the machine does anything else.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# What is started behind `&` ignores Ctrl-C, and so would every process that a test starts to interrupt it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "LABKIT_COURSE")
 _NUMBERS = itertools.count()
