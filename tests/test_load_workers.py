@@ -56,7 +56,8 @@ def test_two_workers_share_the_work_so_that_each_needs_less_of_a_processor():
                 result = run_load(url, plan, model="noop", num_workers=num_workers)
                 assert {record.cause for record in result.records} == {""}
                 found.append(result.verdict.numbers["cpu_fraction"])  # the busiest worker's
-    assert 0.3 < min(shares[2]) / min(shares[1]) < 0.85, shares
+    # One worker is this process itself, which also pays for all that other tests have loaded: no bound from below.
+    assert 0 < min(shares[2]) < 0.85 * min(shares[1]), shares
 
 
 def test_a_worker_that_is_killed_is_reported_and_the_rest_is_kept(monkeypatch, tmp_path):
