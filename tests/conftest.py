@@ -40,6 +40,7 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"LABKIT_TEST_TURN={turn} chose the tiers and the browser's lab: set it to repeat.")
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook of this name
 def pytest_collection_modifyitems(config, items):
     """Keep a file's tests together under xdist, and hand out those that run a notebook one by one."""
     if getattr(config.option, "loadgroup", False):  # a process of xdist's
