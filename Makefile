@@ -61,7 +61,7 @@ test: lint test-unit test-built test-solutions  ## everything: lint, tests, guar
 
 test-unit: setup  ## unit tests, guards, untouched labs, each lab on one GPU tier's configuration
 	@echo "== unit tests, guards, untouched labs"
-	@$(FRESH) $(RUN) -m pytest -q --durations=15 -n $(JOBS) --dist loadgroup -m "not long and not alone" tests
+	@$(FRESH) $(RUN) -m pytest -q --durations=15 -n $(JOBS) -m "not long and not alone" tests
 	@$(FRESH) $(RUN) -m pytest -q --durations=5 -m "alone and not long" tests || [ $$? = 5 ]  # 5: there is none
 
 test-built: setup  ## labs/ and solutions/ are what their sources say
@@ -73,7 +73,7 @@ test-solutions: setup  ## the solutions pass their checks (budget ci, strict)
 	@$(FRESH) LABKIT_BUDGET=ci LABKIT_STRICT=1 $(RUN) -m pytest -q --durations=10 $(NBVAL) solutions
 
 test-long: setup  ## what make test leaves out: each lab on the other GPU tiers, Locust, Colab's versions
-	@$(FRESH) $(RUN) -m pytest -q --durations=10 -n $(JOBS) --dist loadgroup -m long $(or $(ARGS),tests)
+	@$(FRESH) $(RUN) -m pytest -q --durations=10 -n $(JOBS) -m long $(or $(ARGS),tests)
 
 test-quick: setup  ## the tests that start nothing, under every supported Python that is found; resolves both locks there
 	@$(IN_VENV) $(RUN) requirements/quick.py

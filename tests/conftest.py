@@ -1,7 +1,7 @@
 """Every test has its own home and runs, and none of the settings of the person who started the tests.
 
-Under pytest-xdist (`-n 2 --dist loadgroup`) the tests of one file stay in one process, so that what a file starts is
-started once; tests that run a notebook are handed out one by one, because each takes seconds and shares nothing.
+Under pytest-xdist (`-n 2`) the tests of one file stay in one process, so that what a file starts is started once; tests
+that run a notebook are handed out one by one.
 """
 
 import gc
@@ -27,6 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _SETTINGS = ("LABKIT_TIER", "LABKIT_MODEL", "LABKIT_STRICT", "LABKIT_BUDGET", "LABKIT_COURSE")
 _NUMBERS = itertools.count()
+ONE_BY_ONE = ("test_tiers.py", "test_labs.py")  # each test runs a notebook, which takes seconds and shares nothing
 
 
 def pytest_configure():
@@ -40,13 +41,17 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.write_line(f"LABKIT_TEST_TURN={turn} chose the tiers and the browser's lab: set it to repeat.")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook of this name
-def pytest_collection_modifyitems(config, items):
+@pytest.hookimpl(optionalhook=True)  # xdist may be absent
+def pytest_xdist_make_scheduler(config, log):
     """Keep a file's tests together under xdist, and hand out those that run a notebook one by one."""
-    if getattr(config.option, "loadgroup", False):  # a process of xdist's
-        for item in items:
-            if "run_notebook" not in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return nodeid if file.endswith(ONE_BY_ONE) else file
+
+    return ByFile(config, log)
 
 
 def pytest_collection_finish():
