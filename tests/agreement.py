@@ -89,7 +89,7 @@ def follow_plan(job, *, target=None, stall=None):
 
 
 def run_labkit(job, **options):
-    """Run labkit's own client; returns (its run, the logs with every event). `stall`: (instant, seconds) of a client
+    """Run labkit's own client; returns (its run, the logs with every event). `stall`: (time, seconds) of a client
     that does something else meanwhile.
     """
     run, exchanges, _ = follow_plan(job, **options)
@@ -302,7 +302,7 @@ def format_scripted(samples):
             if f"{slug}_{word}_s" in samples:
                 ratio = _write_ratio(samples[f"{slug}_{word}_s"], samples[f"labkit_as_{slug}_{word}_s"])
                 said.append(f"{tool}'s {TOOLS[tool].words[word][0]} {ratio}")
-    return ("The same against a scripted server (simulated: no model computes, each token has its instant; "
+    return ("The same against a scripted server (simulated: no model computes, each token has its own time; "
             "[record](data/recorded/33/agreement-fake.jsonl)), tool / its formula on labkit's log: "
             f"{'; '.join(said)}.")  # fmt: skip
 
