@@ -24,6 +24,8 @@ from labkit.workload import Request, draw_mixed_lengths, draw_open_plan
 
 IDS = np.arange(4000) * 7919 % 997
 
+pytestmark = pytest.mark.slow  # a server and real seconds
+
 
 def run_on(plan, requests, **options):
     with run_fake_inside(plan) as server:

@@ -23,10 +23,14 @@ UNTOUCHED = (STUB, "pass", "...", "'a docstring'", "return None", f"print('think
 MIN_MISTAKES = 3  # for each exercise
 
 
+SLOW = ("10.5", "33.2", "33.3")  # their checks compute for half a second: make test-quick leaves them out
+
+
 def mark(exercise):
-    """Quick unless the lab's cells compute with torch."""
+    """Quick unless the lab computes with torch, or the check itself takes long."""
     reference = load_reference(exercise)
-    return [pytest.mark.slow] if re.search(r"^import torch|transformers", reference.imports, re.MULTILINE) else []
+    has_torch = re.search(r"^import torch|transformers", reference.imports, re.MULTILINE)
+    return [pytest.mark.slow] if has_torch or exercise in SLOW else []
 
 
 def list_mistakes():
