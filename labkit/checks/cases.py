@@ -4,7 +4,6 @@ A check is a function that takes the learner's answer and returns passed("...") 
 The checks.py of any lab (solutions/src/NN_topic/) shows the form.
 """
 
-import contextlib
 import copy
 import math
 import re
@@ -99,22 +98,21 @@ def expect_fields(got: Any, fields: Sequence[str], record: Any, *, call: str, wh
 def expect_cases(
     function: LearnerFunction,
     cases: Sequence[Case],
-    mistakes: Sequence[tuple[str, Callable]] | None = (),
     *,
     relative: float = 1e-9,
+    names_mistakes: bool = True,
 ) -> None:
     """Fail unless every case gives its expected answer; numbers may differ by a factor of 1 ± `relative`.
 
-    If an answer differs, the message names the first known mistake that explains *every* answer: those in mistakes.txt
-    come first, then `mistakes`, which are pairs (sentence, wrong function). If none does, the message is the case's
-    `why`. With `mistakes=None` no mistake is looked for; use it where so few cases would fit many mistakes.
+    If an answer differs, the message names the first mistake in mistakes.txt that explains *every* answer; if none
+    does, it is the case's `why`. Without `names_mistakes` none is looked for: a few cases would fit many mistakes.
     """
     for case in cases:
         got = function(*case.args, **case.kwargs)
         if is_same(got, case.expected, relative=relative):
             continue
         call = function.call
-        named = "" if mistakes is None else _find_mistake(function, cases, mistakes, relative=relative)
+        named = _find_mistake(function, cases, relative=relative) if names_mistakes else ""
         why = named or _format_difference_of_kind(got, case, cases)
         if not why and is_same(got, case.expected, relative=1e-6):
             why = "correct only to float32 precision: compute in float64."
@@ -124,9 +122,9 @@ def expect_cases(
         fail(f"{function.changed} changes its arguments: work on a copy, the caller still needs them.")
 
 
-def _find_mistake(
-    function: LearnerFunction, cases: Sequence[Case], mistakes: Sequence[tuple[str, Callable]], *, relative: float
-) -> str:
+def _find_mistake(function: LearnerFunction, cases: Sequence[Case], *, relative: float) -> str:
+    if not function.exercise:
+        return ""
     answers = []
     for case in cases:
         try:
@@ -141,14 +139,7 @@ def _find_mistake(
         guarded.function = wrong
         return all(is_same(got, guarded(*case.args, **case.kwargs), relative=relative) for case, got in answers)
 
-    if function.exercise and (sentence := find_mistake(function.exercise, function.reference_name, explains)):
-        return sentence
-    for sentence, wrong in mistakes:
-        # A wrong function that raises for some case does not explain the answer.
-        with contextlib.suppress(Exception):
-            if explains(wrong):
-                return sentence
-    return ""
+    return find_mistake(function.exercise, function.reference_name, explains)
 
 
 def is_same(got: Any, expected: Any, *, relative: float = 1e-9) -> bool:

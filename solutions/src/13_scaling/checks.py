@@ -169,7 +169,7 @@ def check_3(find_sweet_spot) -> Outcome:
     good = [b for b in sorted(step_s) if estimate_mean_interval(step_s[b]).high <= limit_s]
     right = max(good, key=lambda b: b / statistics.fmean(step_s[b])) if good else None
     case = Case(right, (step_s, limit_s), why=f"this is your record {record.id}, recomputed from its samples.")
-    expect_cases(find_sweet_spot, [case], mistakes=None)
+    expect_cases(find_sweet_spot, [case], names_mistakes=False)
     if right is None:
         return passed(f"your record {record.id}: no batch keeps {1e3 * limit_s:.3g} ms per token.")
     rate = right / statistics.fmean(step_s[right])
